@@ -1,0 +1,518 @@
+"""The two kinds of actor and the one way to end.
+
+A **turn actor** takes its backlog, handles each message in a synchronous ``receive``, and settles once per batch. A
+turn never awaits, so no other code runs between a check and its use, and cancellation lands only between turns.
+
+A **body actor** runs a coroutine. Messages are folded into its state as they arrive, at once and synchronously;
+the coroutine wakes when what it waits for is there.
+
+Both end once. The first recorded cause is the reason, whatever the task makes of its cancellation; each watcher is
+told :class:`~actors.messages.Exited` from the task's done-callback, which runs even for a task that was cancelled
+before its first step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast
+
+from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
+from actors.mailbox import Mailbox, Overflow, Ref, Reply, SystemMessage, Understood, closed_error, refuse_unknown
+from actors.messages import (
+    ActorState,
+    Exited,
+    GetState,
+    Halt,
+    Resume,
+    Suspend,
+    TraceOff,
+    TraceOn,
+    Unwatch,
+    Watch,
+)
+from actors.trace import Envelope, Tracer
+
+logger: Final = logging.getLogger("muxlink.actor")
+
+M = TypeVar("M")
+N = TypeVar("N")
+T = TypeVar("T")
+
+MESSAGES_PER_TURN: Final = 1024
+SECONDS_PER_TURN: Final = 0.005
+
+
+class Stop(Exception):  # noqa: N818  (not an error: the way out of a turn or a body, as StopIteration is)
+    """Raised inside an actor to end it with a reason that is no fault of its program."""
+
+    def __init__(self, reason: LinkError | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Actor(ABC, Generic[M]):
+    """What both kinds share: a name, a ref, a task, watchers, and one end."""
+
+    __slots__ = ("__weakref__", "_cause", "_crashed", "_task", "_watchers", "exited", "name", "ref", "tracer")
+
+    understands: ClassVar[Understood] = object
+    """The union of the messages that ``tell`` takes; checked at every ``tell`` in asyncio's debug mode."""
+
+    def __init__(self, name: str, tracer: Tracer | None = None) -> None:
+        self.name = name
+        self.tracer = tracer if tracer is not None else Tracer()
+        self.ref: Ref[M] = Ref(name, self.tell, self.signal)
+        self.exited: Exited | None = None
+        """How it ended; None while it has not."""
+        self._task: asyncio.Task[None] | None = None
+        self._cause: BaseException | None = None
+        self._crashed: bool | None = None
+        self._watchers: list[Ref[Exited]] = []
+
+    @abstractmethod
+    def tell(self, message: M) -> bool:
+        """Leave a message; False where nobody will take it. Never waits."""
+
+    @abstractmethod
+    def signal(self, message: SystemMessage) -> bool:
+        """Leave a system message; False where nobody will answer it."""
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """The actor's life."""
+
+    def start(self, *watchers: Ref[Any]) -> Ref[M]:
+        """Begin to run; each of ``watchers`` is told Exited when it ends. Raises Misuse the second time."""
+        if self._task is not None:
+            raise Misuse(f"{self.name} was started already: an actor lives once")
+        self._watchers.extend(watchers)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
+        self._task.add_done_callback(self._ended)
+        return self.ref
+
+    async def stop(self, cause: LinkError | None = None) -> Exited:
+        """Ask it to end because of ``cause`` and wait until it has; calling it again just waits."""
+        if self._task is None:
+            raise Misuse(f"{self.name} was never started")
+        self.signal(Halt(cause))
+        return await self.wait()
+
+    async def wait(self) -> Exited:
+        """Wait until it has ended."""
+        if self.exited is not None:
+            return self.exited
+        reply: Reply[Exited] = Reply()
+        watcher: Ref[Exited] = Ref("wait", reply.tell)
+        self.signal(Watch(watcher))
+        try:
+            return await reply.wait()
+        finally:
+            self.signal(Unwatch(watcher))
+
+    def detail(self) -> Mapping[str, str | int | float | bool | None]:
+        """What this kind of actor adds to its :class:`~actors.messages.ActorState`."""
+        return {}
+
+    def _signalled(self, message: SystemMessage) -> None:
+        """What every actor does with a system message."""
+        match message:
+            case GetState(reply):
+                reply.tell(self._state())
+            case TraceOn(exporter):
+                self.tracer.attach(exporter)
+            case TraceOff(exporter):
+                self.tracer.detach(exporter)
+            case _:
+                raise Misuse(f"{self.name} cannot answer {type(message).__name__}: only turn actors can")
+
+    @abstractmethod
+    def _state(self) -> ActorState: ...
+
+    def _watched(self, message: SystemMessage) -> bool:
+        """Handle the two messages that must work at any time, even after the end."""
+        match message:
+            case Watch(watcher):
+                if self.exited is not None:
+                    watcher.tell(self.exited)
+                else:
+                    self._watchers.append(watcher)
+            case Unwatch(watcher):
+                self._watchers = [kept for kept in self._watchers if kept.tell != watcher.tell]
+            case _:
+                return False
+        return True
+
+    def _record(self, cause: BaseException | None, *, crashed: bool) -> None:
+        """Set down why the actor ends; the first cause stays."""
+        if self._crashed is None:
+            self._cause, self._crashed = cause, crashed
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._record(asyncio.CancelledError(f"the task of {self.name} was cancelled from outside"), crashed=True)
+        elif (error := task.exception()) is None:
+            self._record(None, crashed=False)
+        elif isinstance(error, Stop):
+            self._record(error.reason, crashed=False)
+        else:
+            if self._crashed is None:
+                self._log_crash(error)
+            self._record(error, crashed=True)
+        exited = self.exited = Exited(self.name, self._cause, bool(self._crashed))
+        self._finish(exited)
+        watchers, self._watchers = self._watchers, []
+        if self.tracer.on:
+            self.tracer.speak_as(self.name, self._last_event())
+        for watcher in watchers:
+            watcher.tell(exited)
+
+    def _log_crash(self, error: BaseException) -> None:
+        logger.error("%s crashed", self.name, exc_info=error)
+
+    def _last_event(self) -> int:
+        """The event that the actor handled last, as the cause of what it says at its end."""
+        return 0
+
+    def _finish(self, exited: Exited) -> None:
+        """Let go of what the actor held; runs once, before the watchers are told."""
+
+
+class BodyActor(Actor[M]):
+    """An actor that runs a coroutine, :meth:`body`, and folds messages into its state as they arrive."""
+
+    __slots__ = ("_cause_event", "_strict", "dead_letters")
+
+    def __init__(self, name: str, tracer: Tracer | None = None) -> None:
+        super().__init__(name, tracer)
+        self.dead_letters = 0
+        self._cause_event = 0
+        self._strict = False
+
+    @abstractmethod
+    async def body(self) -> None:
+        """What the actor does; returning ends it."""
+
+    @abstractmethod
+    def fold(self, message: M) -> None:
+        """Take one message into the state and wake who waits for it; must not wait."""
+
+    def start(self, *watchers: Ref[Any]) -> Ref[M]:
+        self._strict = asyncio.get_running_loop().get_debug()
+        return super().start(*watchers)
+
+    def tell(self, message: M) -> bool:
+        if self._strict:
+            refuse_unknown(self.name, message, self.understands)
+        if self.exited is not None:
+            self.dead_letters += 1
+            if self.tracer.on:
+                self.tracer.told(self.name, message, dead=True)
+            return False
+        if self.tracer.on:
+            self._cause_event = self.tracer.told(self.name, message)
+        self.fold(message)
+        return True
+
+    def signal(self, message: SystemMessage) -> bool:
+        if self._watched(message):
+            return True
+        if isinstance(message, GetState):
+            message.reply.tell(self._state())
+            return True
+        if self.exited is not None:
+            return False
+        if isinstance(message, Halt):
+            self._halt(message.cause)
+        else:
+            self._signalled(message)
+        return True
+
+    def speak(self) -> None:
+        """Say who tells, and why, before the body tells; needed only while tracing."""
+        self.tracer.speak_as(self.name, self._cause_event)
+
+    def _halt(self, cause: LinkError | None) -> None:
+        """Cancel the body; the cause is set down first, so that it stays whatever the body makes of it."""
+        self._record(cause, crashed=False)
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        await self.body()
+
+    def _last_event(self) -> int:
+        return self._cause_event
+
+    def _state(self) -> ActorState:
+        status = "ended" if self.exited is not None else "stopping" if self._crashed is not None else "running"
+        return ActorState(self.name, status, 0, self.dead_letters, (), self.detail())
+
+
+class TurnActor(Actor[M]):
+    """An actor that lives in turns: :meth:`receive` for each message, :meth:`settle` once per batch."""
+
+    __slots__ = ("_batch", "_event", "_halted", "_suspended", "_timers", "children", "mailbox", "shutdown_timeout")
+
+    def __init__(
+        self,
+        name: str,
+        tracer: Tracer | None = None,
+        *,
+        bound: int = 65_536,
+        overflow: Overflow = Overflow.CLOSE,
+        shutdown_timeout: float = 1.0,
+    ) -> None:
+        super().__init__(name, tracer)
+        self.mailbox: Mailbox[M] = Mailbox(name, self.tracer, bound=bound, overflow=overflow)
+        self.children: dict[str, Ref[Any]] = {}
+        """The actors that this one started and that have not ended, by name."""
+        self.shutdown_timeout = shutdown_timeout
+        """Seconds that children have for ending when this actor ends."""
+        self._batch: deque[M | Envelope] = deque()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._suspended = False
+        self._halted = False
+        self._event = 0
+
+    # What a kind of turn actor writes.
+
+    @abstractmethod
+    def receive(self, message: M) -> None:
+        """Handle one message; must not wait. Raising Stop ends the actor, any other exception is a crash."""
+
+    def begin(self) -> None:
+        """Runs once, before the first turn."""
+
+    def settle(self) -> None:
+        """Runs once after each batch: the place for one write for all that was said in it."""
+
+    def suspended(self, yes: bool) -> None:
+        """Runs when the actor is suspended or resumed."""
+
+    def ending(self, reason: BaseException | None) -> None:
+        """Runs once when the actor begins to end: the place for last words; must not raise."""
+
+    def ended(self) -> bool:
+        """Whether, once it is ending, nothing is left to wait for; the children are counted already."""
+        return True
+
+    def overdue(self) -> None:
+        """Runs when the shutdown time is up and something is still left."""
+
+    # What it may use.
+
+    def tell(self, message: M) -> bool:
+        return self.mailbox.tell(message)
+
+    def signal(self, message: SystemMessage) -> bool:
+        if self._watched(message):
+            return True
+        if self.mailbox.signal(message):
+            return True
+        if isinstance(message, GetState):
+            message.reply.tell(self._state())
+            return True
+        return False
+
+    def start(self, *watchers: Ref[Any]) -> Ref[M]:
+        if asyncio.get_running_loop().get_debug():
+            self.mailbox.understand(self.understands)
+        return super().start(*watchers)
+
+    def start_child(self, actor: Actor[N]) -> Ref[N]:
+        """Start an actor whose end is told to this one, and which ends with it."""
+        ref = self.children[actor.name] = actor.start(self.ref)
+        return ref
+
+    def after(self, seconds: float, message: M) -> asyncio.TimerHandle:
+        """Tell this actor ``message`` in ``seconds``; cancel the handle to take it back."""
+        handle: asyncio.TimerHandle
+
+        def ring() -> None:
+            self._timers.discard(handle)
+            if self.tracer.on:
+                self.tracer.speak_as("timer")
+            self.mailbox.tell(message)
+
+        handle = asyncio.get_running_loop().call_later(seconds, ring)
+        self._timers.add(handle)
+        return handle
+
+    # How it runs.
+
+    async def _run(self) -> None:
+        try:
+            self.begin()
+            while True:
+                await self._next_batch()
+                self._turn()
+        except asyncio.CancelledError:
+            self._abandon()
+            raise
+        except Stop as stop:
+            self._record(stop.reason, crashed=False)
+        except LinkError as error:
+            # The mailbox overflowed, or a turn let an error of ours out: both name their reason.
+            self._log_crash(error)
+            self._record(error, crashed=True)
+        except Exception as error:
+            self._log_crash(error)
+            self._record(error, crashed=True)
+        try:
+            await self._wind_down()
+        except asyncio.CancelledError:
+            self._abandon()
+            raise
+
+    async def _next_batch(self) -> None:
+        if self._batch and not self._suspended:
+            await asyncio.sleep(0)  # the rest of a long backlog: let the loop serve others first
+        else:
+            taken = await self.mailbox.take(signals_only=self._suspended)
+            if self._batch:
+                self._batch.extend(taken)
+            else:
+                self._batch = taken
+
+    def _turn(self) -> None:
+        for signal in self.mailbox.take_signals():
+            self._signalled(signal)
+        if self._suspended:
+            return
+        batch, tracer, receive = self._batch, self.tracer, self.receive
+        late = perf_counter() + SECONDS_PER_TURN
+        for _ in range(min(len(batch), MESSAGES_PER_TURN)):
+            message = batch.popleft()
+            if type(message) is Envelope:
+                self._event = message.event
+                tracer.speak_as(self.name, message.event)
+                message = cast("M", message.message)
+            if type(message) is Exited:
+                self.children.pop(message.name, None)
+            receive(cast("M", message))
+            if perf_counter() > late:
+                break
+        self.settle()
+        if tracer.on:
+            tracer.speak_as("caller")
+
+    def _signalled(self, message: SystemMessage) -> None:
+        match message:
+            case Halt(cause):
+                raise Stop(cause)
+            case Suspend() | Resume():
+                wanted = isinstance(message, Suspend)
+                if wanted is not self._suspended:
+                    self._suspended = wanted
+                    self.suspended(wanted)
+            case _:
+                super()._signalled(message)
+
+    async def _wind_down(self) -> None:
+        """Say the last words, end the children, and wait for both, but not for ever."""
+        self._halted = True
+        self._cancel_timers()
+        self.mailbox.give_back(self._batch)
+        self.ending(self._cause)
+        self._halt_children()
+        left = [] if self._is_empty() else list(self.children)
+        try:
+            async with asyncio.timeout(self.shutdown_timeout):
+                while not self._is_empty():
+                    for item in await self.mailbox.take():
+                        self._late(item.message if type(item) is Envelope else item)
+                    for signal in self.mailbox.take_signals():
+                        if isinstance(signal, GetState):
+                            signal.reply.tell(self._state())
+        except TimeoutError:
+            left = [name for name in left if name in self.children]
+            if left:
+                logger.error("%s ended without waiting for %s: cancelled, but not ended", self.name, ", ".join(left))
+            self.overdue()
+        except LinkError:
+            self.overdue()  # the mailbox overflowed while ending: nobody is left to wait for it
+
+    def _late(self, message: object) -> None:
+        """A message that comes while the actor ends: only ends matter now."""
+        if isinstance(message, Exited):
+            self.children.pop(message.name, None)
+        else:
+            self.mailbox.bury(message)
+
+    def _is_empty(self) -> bool:
+        return not self.children and self.ended()
+
+    def _halt_children(self) -> None:
+        cause = self._cause if isinstance(self._cause, LinkError) else closed_error(self.name, self._cause)
+        for child in list(self.children.values()):
+            child.signal(Halt(cause))
+
+    def _abandon(self) -> None:
+        """The task was cancelled from outside: end the children and let go, without another await."""
+        self._record(asyncio.CancelledError(f"the task of {self.name} was cancelled from outside"), crashed=True)
+        self._cancel_timers()
+        self.mailbox.give_back(self._batch)
+        if not self._halted:
+            self._halted = True
+            self.ending(self._cause)
+        self._halt_children()
+        self.overdue()
+
+    def _cancel_timers(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+
+    def _finish(self, exited: Exited) -> None:
+        reason = exited.reason
+        self.mailbox.close(reason if isinstance(reason, LinkError) else closed_error(self.name, reason))
+
+    def _last_event(self) -> int:
+        return self._event
+
+    def _state(self) -> ActorState:
+        if self.exited is not None:
+            status = "ended"
+        else:
+            status = "stopping" if self._halted else "suspended" if self._suspended else "running"
+        waiting = len(self.mailbox) + len(self._batch)
+        return ActorState(
+            self.name, status, waiting, self.mailbox.dead_letters, tuple(self.children), self.detail()
+        )
+
+
+async def ask(ref: Ref[M], question: Callable[[Reply[T]], M], timeout: float) -> T:
+    """Tell ``ref`` the message that ``question`` makes of a reply, and wait for the answer, ``timeout`` seconds at most.
+
+    For turn actors; never from inside a turn, which cannot wait. Raises DeadlineExceeded, or Closed with the reason as
+    soon as the asked actor ends.
+    """
+    reply: Reply[T] = Reply()
+    watcher: Ref[Exited] = Ref("ask", lambda exited: reply.fail(closed_error(exited.name, exited.reason)))
+    ref.signal(Watch(watcher))
+    try:
+        async with asyncio.timeout(timeout):
+            if ref.tell(question(reply)) is False:
+                reply.fail(Closed(f"{ref.name} refused the question: its mailbox is full or closed"))
+            return await reply.wait()
+    except TimeoutError:
+        raise DeadlineExceeded(f"{ref.name} did not answer within {timeout:g} s") from None
+    finally:
+        ref.signal(Unwatch(watcher))
+
+
+async def get_state(ref: Ref[Any], timeout: float = 1.0) -> ActorState:
+    """How the actor behind ``ref`` is; answered ahead of any backlog. Raises DeadlineExceeded or Closed."""
+    reply: Reply[ActorState] = Reply()
+    if ref.signal(GetState(reply)) is False:
+        raise Closed(f"{ref.name} answers no system messages")
+    try:
+        async with asyncio.timeout(timeout):
+            return await reply.wait()
+    except TimeoutError:
+        raise DeadlineExceeded(f"{ref.name} did not answer within {timeout:g} s") from None

@@ -1,0 +1,121 @@
+"""What a stream can have done to the wire: one class is one command, its data and its ``apply``.
+
+To add a command, write a class here. Each tolerates a stream that has closed meanwhile: its wire method does nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from attrs import field, frozen
+
+from actors.errors import ErrorCode, code_name
+from actors.headers import Pair
+from actors.messages import ConnectionFact
+from actors.wire import Wire
+
+
+class WireCommand(ABC):
+    """A message to a connection that acts on its wire."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def apply(self, wire: Wire) -> None:
+        """Act; called only in the turn of the connection that owns ``wire``."""
+
+
+@frozen
+class SendHead(WireCommand):
+    """A response's head, informational or final."""
+
+    stream_id: int
+    head: list[Pair] = field(repr=False)
+    end: bool = False
+
+    def apply(self, wire: Wire) -> None:
+        wire.send_head(self.stream_id, self.head, end=self.end)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {_status(self.head)}" + (", end" if self.end else "")
+
+
+@frozen
+class SendData(WireCommand):
+    stream_id: int
+    data: bytes | memoryview = field(repr=False)
+
+    def apply(self, wire: Wire) -> None:
+        wire.send_data(self.stream_id, self.data)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {len(self.data)} bytes"
+
+
+@frozen
+class EndStream(WireCommand):
+    """The end of our side, with trailers or without."""
+
+    stream_id: int
+    trailers: list[Pair] = field(repr=False)
+
+    def apply(self, wire: Wire) -> None:
+        wire.send_data(self.stream_id, b"", end=True, trailers=self.trailers or None)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {len(self.trailers)} trailers"
+
+
+@frozen
+class Respond(WireCommand):
+    """A whole response at once: head, body, trailers, end."""
+
+    stream_id: int
+    head: list[Pair] = field(repr=False)
+    body: bytes | memoryview = field(repr=False)
+    trailers: list[Pair] = field(repr=False)
+
+    def apply(self, wire: Wire) -> None:
+        end = not self.body and not self.trailers
+        wire.send_head(self.stream_id, self.head, end=end)
+        if not end:
+            wire.send_data(self.stream_id, self.body, end=True, trailers=self.trailers or None)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {_status(self.head)}, {len(self.body)} bytes, {len(self.trailers)} trailers"
+
+
+@frozen
+class ResetStream(WireCommand):
+    """RST_STREAM; what was queued is dropped."""
+
+    stream_id: int
+    code: int = ErrorCode.CANCEL
+
+    def apply(self, wire: Wire) -> None:
+        wire.reset(self.stream_id, self.code)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {code_name(self.code)}"
+
+
+@frozen
+class ReturnCredit(WireCommand):
+    """``size`` bytes were read: the peer may send as many more."""
+
+    stream_id: int
+    size: int
+
+    def apply(self, wire: Wire) -> None:
+        wire.return_credit(self.stream_id, self.size)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {self.size} bytes"
+
+
+ConnectionMessage = ConnectionFact | WireCommand
+"""All that a connection understands."""
+
+
+def _status(head: list[Pair]) -> str:
+    return head[0][1].decode("latin-1")

@@ -1,0 +1,153 @@
+"""The gate: frame headers are read here before h2 sees a byte (no I/O).
+
+Nine bytes (RFC 9113, 4.1) tell a frame's length, type and stream. So an overlong frame is refused before its payload is
+buffered, and each frame can be fed to h2 by itself, or not at all.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from actors.errors import ErrorCode, ProtocolViolation
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEADER_SIZE: Final = 9
+
+
+class FrameType(enum.IntEnum):
+    """The frame types of RFC 9113, 6."""
+
+    DATA = 0x0
+    HEADERS = 0x1
+    PRIORITY = 0x2
+    RST_STREAM = 0x3
+    SETTINGS = 0x4
+    PUSH_PROMISE = 0x5
+    PING = 0x6
+    GOAWAY = 0x7
+    WINDOW_UPDATE = 0x8
+    CONTINUATION = 0x9
+
+
+FRAME_NAMES: Final = {int(kind): kind.name for kind in FrameType}
+END_HEADERS: Final = 0x4
+
+
+class Frame(NamedTuple):
+    """One whole frame; a plain tuple, because one is made for each frame of a bulk transfer."""
+
+    type: int
+    flags: int
+    stream_id: int
+    raw: bytes | bytearray
+    """The frame with its nine-byte header."""
+
+    @property
+    def payload(self) -> bytes:
+        return bytes(self.raw[HEADER_SIZE:])
+
+
+def encode_frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes:
+    """A frame's bytes."""
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream_id.to_bytes(4) + payload
+
+
+def split_frames(data: bytes) -> Iterator[Frame]:
+    """The frames of bytes that hold only whole ones, such as h2's own output."""
+    position = 0
+    while position < len(data):
+        end = position + HEADER_SIZE + int.from_bytes(data[position : position + 3])
+        stream_id = int.from_bytes(data[position + 5 : position + 9]) & 0x7FFF_FFFF
+        yield Frame(data[position + 3], data[position + 4], stream_id, data[position:end])
+        position = end
+
+
+class Gate:
+    """Cuts one direction of a connection into frames."""
+
+    __slots__ = ("_block_stream", "_buffer", "_first", "_position", "_preface", "max_frame_size")
+
+    def __init__(self, *, expect_preface: bool, max_frame_size: int) -> None:
+        """A gate for a peer that must (a client) or must not (a server) begin with the preface (RFC 9113, 3.4)."""
+        self.max_frame_size = max_frame_size
+        self._preface = PREFACE if expect_preface else b""
+        self._buffer = bytearray()
+        self._position = 0
+        self._block_stream = 0
+        self._first = True
+
+    def take_in(self, data: bytes) -> None:
+        """Add bytes that came from the peer."""
+        if self._position:
+            del self._buffer[: self._position]
+            self._position = 0
+        self._buffer += data
+
+    @property
+    def in_header_block(self) -> bool:
+        """Whether a header block has begun and not ended: only its CONTINUATION may follow (RFC 9113, 4.3)."""
+        return self._block_stream != 0
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether the next whole frame is there, or bytes that can never become one."""
+        if self._preface:
+            return len(self._buffer) >= len(PREFACE) or not PREFACE.startswith(self._buffer)
+        have = len(self._buffer) - self._position
+        if have < HEADER_SIZE:
+            return False
+        length = int.from_bytes(self._buffer[self._position : self._position + 3])
+        return have >= HEADER_SIZE + length or length > self.max_frame_size
+
+    def preface(self) -> bytes:
+        """The preface, once and only when it is whole. Raises ProtocolViolation as soon as it cannot become one."""
+        if not self._preface:
+            return b""
+        begun = bytes(self._buffer[: len(PREFACE)])
+        if not PREFACE.startswith(begun):
+            raise ProtocolViolation(f"the client does not speak HTTP/2: it began with {begun!r}{_hint(begun)}")
+        if len(begun) < len(PREFACE):
+            return b""
+        self._preface = b""
+        self._position = len(PREFACE)
+        return PREFACE
+
+    def next_frame(self) -> Frame | None:
+        """The next whole frame, or None until more bytes come. Raises ProtocolViolation for one that may not be."""
+        buffer, position = self._buffer, self._position
+        if self._preface or len(buffer) - position < HEADER_SIZE:
+            return None
+        length = int.from_bytes(buffer[position : position + 3])
+        kind = buffer[position + 3]
+        if self._first:
+            self._check_first(bytes(buffer[position : position + 24]), kind, length)
+        if length > self.max_frame_size:
+            raise ProtocolViolation(
+                f"the peer sent a frame of {length} bytes, more than the {self.max_frame_size} that it may",
+                code=ErrorCode.FRAME_SIZE_ERROR,
+            )
+        end = position + HEADER_SIZE + length
+        if len(buffer) < end:
+            return None
+        self._first = False
+        self._position = end
+        flags = buffer[position + 4]
+        stream_id = int.from_bytes(buffer[position + 5 : position + 9]) & 0x7FFF_FFFF
+        if kind in (FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.CONTINUATION):
+            self._block_stream = 0 if flags & END_HEADERS else stream_id
+        return Frame(kind, flags, stream_id, buffer[position:end])
+
+    def _check_first(self, begun: bytes, kind: int, length: int) -> None:
+        """The first frame must be SETTINGS (RFC 9113, 3.4); anything else is most likely another protocol."""
+        if kind != FrameType.SETTINGS:
+            raise ProtocolViolation(f"the peer does not speak HTTP/2: it began with {begun!r}{_hint(begun)}")
+
+
+def _hint(begun: bytes) -> str:
+    if begun.startswith(b"HTTP/1.") or b" HTTP/1." in begun or begun[:4] in (b"GET ", b"POST", b"HEAD", b"PUT "):
+        return "; it speaks HTTP/1.1, and muxlink needs HTTP/2 with prior knowledge"
+    if begun[:2] == b"\x16\x03" or begun[:2] == b"\x15\x03":
+        return "; it speaks TLS, and this end is plaintext"
+    return ""

@@ -1,0 +1,226 @@
+"""Where an actor's messages wait: bounded, never blocking who tells, and handed over a backlog at a time.
+
+A mailbox belongs to one event loop and has one owner, who takes. Anyone on the loop may tell, from anywhere, and goes
+on at once. System messages wait apart and are seen first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections import deque
+from collections.abc import Callable
+from types import UnionType
+from typing import Any, Final, Generic, TypeVar, cast, get_args
+
+from attrs import frozen
+
+from actors.errors import Closed, LimitReached, LinkError, Misuse
+from actors.trace import Envelope, Tracer, summary_of
+
+logger: Final = logging.getLogger("muxlink.mailbox")
+
+M = TypeVar("M")
+M_contra = TypeVar("M_contra", contravariant=True)
+T = TypeVar("T")
+
+Understood = type | UnionType | tuple[type, ...]
+
+
+class SystemMessage:
+    """Base of the messages that every actor understands, seen ahead of any backlog."""
+
+    __slots__ = ()
+
+
+class Overflow(enum.Enum):
+    """What a mailbox does with one message too many."""
+
+    REFUSE = "refuse"
+    """The new message becomes a dead letter and ``tell`` says False."""
+    DROP_OLDEST = "drop oldest"
+    """The oldest waiting message becomes a dead letter."""
+    CLOSE = "close"
+    """The mailbox closes and its owner ends with LimitReached."""
+
+
+def _no_system_messages(message: SystemMessage) -> bool:
+    return False
+
+
+@frozen
+class Ref(Generic[M_contra]):
+    """An actor as others know it: its name and the way in."""
+
+    name: str
+    tell: Callable[[M_contra], object]
+    """Leave a message and go on at once; a mailbox says False where the message became a dead letter."""
+    signal: Callable[[SystemMessage], object] = _no_system_messages
+    """Leave a system message."""
+
+
+class Reply(Generic[T]):
+    """The way back for one answer: the first ``tell`` or ``fail`` counts, later ones are ignored."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def tell(self, answer: T) -> None:
+        """Give the answer."""
+        if not self._future.done():
+            self._future.set_result(answer)
+
+    def fail(self, error: LinkError) -> None:
+        """Say that there will be no answer, and why."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    async def wait(self) -> T:
+        """The answer; raises what ``fail`` was given."""
+        return await self._future
+
+
+def refuse_unknown(name: str, message: object, understood: Understood) -> None:
+    """Raise Misuse for a message that the actor ``name`` does not understand, naming what it does."""
+    if not isinstance(message, cast("type", understood)):
+        known = understood if isinstance(understood, tuple) else get_args(understood) or (understood,)
+        names = ", ".join(sorted(kind.__name__ for kind in known))
+        raise Misuse(f"{name} does not understand {type(message).__name__}; it understands {names}")
+
+
+class Mailbox(Generic[M]):
+    """Messages that wait for one owner."""
+
+    __slots__ = (
+        "_backlog", "_closed", "_overflowed", "_signals", "_understood", "_waiter", "bound", "dead_letters", "name",
+        "overflow", "tracer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        tracer: Tracer | None = None,
+        *,
+        bound: int = 65_536,
+        overflow: Overflow = Overflow.CLOSE,
+    ) -> None:
+        if bound < 1:
+            raise Misuse(f"a mailbox holds at least 1 message, not {bound}")
+        self.name = name
+        self.tracer = tracer if tracer is not None else Tracer()
+        self.bound = bound
+        self.overflow = overflow
+        self.dead_letters = 0
+        """Messages that nobody took."""
+        self._backlog: deque[Any] = deque()
+        self._signals: deque[SystemMessage] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._closed: LinkError | None = None
+        self._overflowed = False
+        self._understood: Understood | None = None
+
+    def __len__(self) -> int:
+        return len(self._backlog)
+
+    def understand(self, understood: Understood) -> None:
+        """From now on, raise Misuse at ``tell`` for any message of another type."""
+        self._understood = understood
+
+    def tell(self, message: M) -> bool:
+        """Leave a message; False where it became a dead letter at once. Never waits."""
+        backlog = self._backlog
+        if self._understood is not None:
+            refuse_unknown(self.name, message, self._understood)
+        if len(backlog) >= self.bound or self._closed is not None:
+            if not self._make_room(message):
+                return False
+            backlog = self._backlog
+        if self.tracer.on:
+            backlog.append(Envelope(self.tracer.told(self.name, message), message))
+        else:
+            backlog.append(message)
+        # A future that a cancelled take left behind is done already; its owner takes anew.
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
+        return True
+
+    def signal(self, message: SystemMessage) -> bool:
+        """Leave a system message; False where the mailbox is closed."""
+        if self._closed is not None:
+            return False
+        self._signals.append(message)
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
+        return True
+
+    async def take(self, *, signals_only: bool = False) -> deque[M | Envelope]:
+        """Wait until something is there, and hand over the whole backlog; cancelling it loses nothing.
+
+        The backlog comes back empty where only system messages wait, or where ``signals_only`` leaves the others in
+        place. Raises Misuse when two take at once, and LimitReached once after the mailbox overflowed under CLOSE.
+        """
+        while not self._signals and (signals_only or not self._backlog) and not self._overflowed:
+            if self._waiter is not None:
+                raise Misuse(f"two tasks take from the mailbox of {self.name}: it has one owner")
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self._overflowed:
+            self._overflowed = False
+            assert self._closed is not None
+            raise self._closed
+        if signals_only:
+            return deque()
+        backlog, self._backlog = self._backlog, deque()
+        return backlog
+
+    def take_signals(self) -> deque[SystemMessage]:
+        """Hand over the waiting system messages."""
+        signals, self._signals = self._signals, deque()
+        return signals
+
+    def give_back(self, messages: deque[M | Envelope]) -> None:
+        """Put messages that were taken and not handled back in front."""
+        self._backlog.extendleft(reversed(messages))
+        messages.clear()
+
+    def close(self, reason: LinkError) -> None:
+        """Take no more; what still waits becomes dead letters. Closing twice changes nothing."""
+        if self._closed is None:
+            self._closed = reason
+        left, self._backlog = self._backlog, deque()
+        self._signals.clear()
+        for item in left:
+            self.bury(item.message if type(item) is Envelope else item)
+
+    def _make_room(self, message: M) -> bool:
+        if self._closed is None:
+            if self.overflow is Overflow.DROP_OLDEST:
+                oldest = self._backlog.popleft()
+                self.bury(oldest.message if type(oldest) is Envelope else oldest)
+                return True
+            if self.overflow is Overflow.CLOSE:
+                self._overflowed = True
+                self.close(LimitReached(f"the mailbox of {self.name} overflowed at {self.bound} messages"))
+                if (waiter := self._waiter) is not None and not waiter.done():
+                    waiter.set_result(None)
+        self.bury(message)
+        return False
+
+    def bury(self, message: object) -> None:
+        """Count a message as a dead letter, and trace it."""
+        self.dead_letters += 1
+        logger.debug("dead letter for %s: %s %s", self.name, type(message).__name__, summary_of(message))
+        if self.tracer.on:
+            self.tracer.told(self.name, message, dead=True)
+
+
+def closed_error(name: str, reason: BaseException | None) -> Closed:
+    """What someone gets who waits for an actor that has ended."""
+    why = f": {reason}" if reason is not None and str(reason) else ""
+    return Closed.because(f"{name} has ended{why}", reason)

@@ -1,0 +1,374 @@
+"""Every message, grouped by who receives it; each union is that receiver's protocol.
+
+Facts are in the past tense, requests are imperative. Commands for the wire are in ``commands.py``: each is data and the
+act itself. To add a message: write the class, put it in its receiver's union, and the type checker names the one
+``match`` to extend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from attrs import field, frozen
+
+from actors.errors import LinkError, Outcome, code_name
+from actors.headers import SECRETS, Pair
+from actors.mailbox import Ref, Reply, SystemMessage
+from actors.trace import Exporter
+
+# --- everyone ---------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Exited:
+    """An actor has ended; told exactly once to each that watches it."""
+
+    name: str
+    reason: BaseException | None
+    """The first cause; None where it finished by itself."""
+    crashed: bool
+    """Whether the cause is a fault of the actor's own program."""
+
+    def summary(self) -> str:
+        how = "crashed" if self.crashed else "ended"
+        return f"{self.name} {how}" + (f": {self.reason}" if self.reason is not None else "")
+
+
+@frozen
+class ActorState:
+    """How an actor is; the answer to :class:`GetState`."""
+
+    name: str
+    status: str
+    """``running``, ``suspended``, ``stopping`` or ``ended``."""
+    waiting: int
+    """Messages not yet handled."""
+    dead_letters: int
+    children: tuple[str, ...]
+    detail: Mapping[str, str | int | float | bool | None]
+
+
+@frozen
+class Halt(SystemMessage):
+    """End, because of ``cause``."""
+
+    cause: LinkError | None
+
+
+@frozen
+class GetState(SystemMessage):
+    reply: Reply[ActorState] = field(repr=False)
+
+
+@frozen
+class Suspend(SystemMessage):
+    """Leave ordinary messages waiting until :class:`Resume` (turn actors only)."""
+
+
+@frozen
+class Resume(SystemMessage):
+    pass
+
+
+@frozen
+class TraceOn(SystemMessage):
+    """Hand the events of this actor's tracer, which its whole tree shares, to ``exporter``."""
+
+    exporter: Exporter
+
+
+@frozen
+class TraceOff(SystemMessage):
+    exporter: Exporter
+
+
+@frozen
+class Watch(SystemMessage):
+    """Tell ``watcher`` when the actor ends; at once if it has."""
+
+    watcher: Ref[Exited]
+
+
+@frozen
+class Unwatch(SystemMessage):
+    watcher: Ref[Exited]
+
+
+# --- to a stream ------------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Opened:
+    """Our HEADERS went out: the request has a stream, and from now on the peer may act on it."""
+
+    stream_id: int
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}"
+
+
+@frozen
+class HeadersArrived:
+    """The head of a request or of a final response."""
+
+    pairs: list[Pair] = field(repr=False)
+    ended: bool
+
+    def summary(self) -> str:
+        return _fields_summary(self.pairs) + (", ended" if self.ended else "")
+
+
+@frozen
+class InformationalArrived:
+    """A 1xx response (RFC 9110, 15.2)."""
+
+    pairs: list[Pair] = field(repr=False)
+
+    def summary(self) -> str:
+        return _fields_summary(self.pairs)
+
+
+@frozen
+class DataArrived:
+    data: bytes = field(repr=False)
+    ended: bool
+
+    def summary(self) -> str:
+        return f"{len(self.data)} bytes" + (", ended" if self.ended else "")
+
+
+@frozen
+class TrailersArrived:
+    """Trailers; they end the peer's side."""
+
+    pairs: list[Pair] = field(repr=False)
+
+    def summary(self) -> str:
+        return _fields_summary(self.pairs)
+
+
+@frozen
+class PeerReset:
+    """RST_STREAM came."""
+
+    code: int
+
+    def summary(self) -> str:
+        return code_name(self.code)
+
+
+@frozen
+class RoomMade:
+    """``size`` bytes of the stream's queue went out."""
+
+    size: int
+
+    def summary(self) -> str:
+        return f"{self.size} bytes"
+
+
+@frozen
+class StreamFailed:
+    """The stream cannot go on; whoever waits on it gets ``error``."""
+
+    error: LinkError
+    outcome: Outcome | None = None
+    """What is known of the request; None where the stream itself knows best."""
+
+    def summary(self) -> str:
+        return str(self.error)
+
+
+@frozen
+class DrainBegan:
+    """The connection takes no new streams and waits for this one to finish."""
+
+
+StreamMessage = (
+    Opened | HeadersArrived | InformationalArrived | DataArrived | TrailersArrived | PeerReset | RoomMade | StreamFailed
+    | DrainBegan
+)  # fmt: skip
+
+# --- to a connection --------------------------------------------------------------------------------------------------
+
+
+@frozen
+class BytesArrived:
+    data: bytes = field(repr=False)
+
+    def summary(self) -> str:
+        return f"{len(self.data)} bytes"
+
+
+@frozen
+class ReadOn:
+    """Go on with input that an earlier turn left for the sake of others."""
+
+
+@frozen
+class WriteOn:
+    """Go on with output that an earlier turn left for the sake of others."""
+
+
+@frozen
+class WritePaused:
+    """The socket takes no more for now."""
+
+
+@frozen
+class WriteResumed:
+    pass
+
+
+@frozen
+class ConnectionLost:
+    cause: BaseException | None
+    """What broke it; None where the peer closed it."""
+
+    def summary(self) -> str:
+        return repr(self.cause) if self.cause is not None else "closed"
+
+
+@frozen
+class SettingsOverdue:
+    """The time for the peer's preface and SETTINGS is up."""
+
+
+@frozen
+class OpenStream:
+    """Open a stream for a client's request as soon as the peer's limit allows.
+
+    ``body`` is all or the first of it, at most one send buffer; ``end`` and ``trailers`` say that it is all.
+    """
+
+    stream: Ref[StreamMessage]
+    head: list[Pair] = field(repr=False)
+    body: bytes | memoryview = field(repr=False)
+    trailers: list[Pair] = field(repr=False)
+    end: bool
+    weight: int
+
+    def summary(self) -> str:
+        return f"{self.stream.name}: {_fields_summary(self.head)}"
+
+
+@frozen
+class Drain:
+    """Take no new streams, finish those that are open, then close; ``error`` is for those cut at the deadline."""
+
+    seconds: float
+    error: LinkError
+
+    def summary(self) -> str:
+        return f"{self.seconds:g} s"
+
+
+@frozen
+class DrainOverdue:
+    """The time for draining is up."""
+
+
+ConnectionFact = (
+    BytesArrived | ReadOn | WriteOn | WritePaused | WriteResumed | ConnectionLost | SettingsOverdue | OpenStream | Drain
+    | DrainOverdue | Exited
+)  # fmt: skip
+"""All that a connection understands besides the commands of ``commands.py``."""
+
+# --- from a wire to its connection ------------------------------------------------------------------------------------
+
+
+@frozen
+class PeerSettings:
+    """The peer's SETTINGS came."""
+
+    max_streams: int
+    """Streams that we may have open at a time."""
+
+
+@frozen
+class PeerGoAway:
+    """GOAWAY came (RFC 9113, 6.8)."""
+
+    last_stream_id: int
+    code: int
+    debug: bytes
+
+
+@frozen
+class PingAcked:
+    data: bytes
+
+
+WireFact = PeerSettings | PeerGoAway | PingAcked
+
+# --- from a connection to its owner -----------------------------------------------------------------------------------
+
+
+@frozen
+class ConnectionReady:
+    """The peer's SETTINGS came."""
+
+    name: str
+
+
+@frozen
+class ConnectionDraining:
+    """The peer said GOAWAY: the connection takes no new requests."""
+
+    name: str
+
+
+ConnectionNews = ConnectionReady | ConnectionDraining
+
+# --- to a listener ----------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Peer:
+    """The other end of a connection."""
+
+    address: str
+    """``HOST:PORT``, or a Unix socket's path; ``unix`` for its unnamed client."""
+    alpn: str | None = None
+    """The protocol that TLS chose; None in plaintext."""
+    certificate: Mapping[str, object] | None = None
+    """What :meth:`ssl.SSLSocket.getpeercert` says; None without one."""
+
+
+class Socket(Protocol):
+    """What a connection needs of its transport; an :class:`asyncio.Transport` has it."""
+
+    def write(self, data: bytes) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+    def is_closing(self) -> bool: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+@frozen
+class SocketAccepted:
+    """A client has connected."""
+
+    attach: Callable[[Ref[ConnectionFact]], None] = field(repr=False)
+    """Says who gets what the socket tells; what it told before is kept until then."""
+    socket: Socket = field(repr=False)
+    peer: Peer
+
+    def summary(self) -> str:
+        return self.peer.address
+
+
+ListenerMessage = SocketAccepted | Drain | ConnectionNews | Exited
+
+
+def _fields_summary(pairs: list[Pair]) -> str:
+    """The pseudo-headers, without a path's query, and the names of the rest."""
+    shown = []
+    for name, value in pairs:
+        if name == b":path":
+            value = value.partition(b"?")[0]
+        if name.startswith(b":") and name not in SECRETS:
+            shown.append(value.decode("latin-1"))
+    return " ".join(shown) + f" +{len(pairs) - len(shown)}"

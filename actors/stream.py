@@ -1,0 +1,296 @@
+"""A stream: the task that runs a handler or an exchange, and the state that arriving facts are folded into.
+
+:class:`StreamActor` is the mechanism; ``exchange.py`` has what user code holds. Facts from the connection's turn are
+folded at once, so that reading, writing and failing see the same state; any number of tasks may wait, each with a
+future and a condition of its own, so that cancelling one harms none. Reading returns flow-control credit. Sending takes
+room, which the connection gives back as bytes go out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import ClassVar, Final
+
+from actors.actor import BodyActor
+from actors.commands import ConnectionMessage, EndStream, ResetStream, ReturnCredit, SendData
+from actors.errors import Closed, ErrorCode, LimitReached, LinkError, Misuse, Outcome, StreamReset, code_name
+from actors.headers import Headers, Pair
+from actors.mailbox import Ref, Understood
+from actors.messages import (
+    DataArrived,
+    DrainBegan,
+    Exited,
+    HeadersArrived,
+    InformationalArrived,
+    Opened,
+    Peer,
+    PeerReset,
+    RoomMade,
+    StreamFailed,
+    StreamMessage,
+    TrailersArrived,
+)
+from actors.settings import Limits
+from actors.trace import Tracer
+
+Body = Callable[["StreamActor"], Awaitable[None]]
+
+NO_TRAILERS: Final = Headers()
+
+
+class StreamActor(BodyActor[StreamMessage]):
+    """One stream of one connection."""
+
+    __slots__ = (
+        "_buffered", "_cancel_on_reset", "_chunks", "_connection", "_run_body", "_waiters", "draining", "error", "head", "informational",
+        "limits", "local_ended", "peer", "received", "remote_ended", "room", "sent", "stopped_by", "stream_id",
+        "trailers",
+    )  # fmt: skip
+
+    understands: ClassVar[Understood] = StreamMessage
+
+    def __init__(
+        self,
+        name: str,
+        connection: Ref[ConnectionMessage],
+        body: Body,
+        *,
+        peer: Peer,
+        limits: Limits,
+        stream_id: int = 0,
+        cancel_on_reset: bool = False,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """A stream that runs ``body``; ``stream_id`` is 0 for a client's until it is opened.
+
+        With ``cancel_on_reset`` the peer's RST_STREAM cancels the body: a server's handler has nobody to answer.
+        """
+        super().__init__(name, tracer)
+        self.stream_id = stream_id
+        self.peer = peer
+        self.limits = limits
+        self.head: list[Pair] | None = None
+        """The request's or the final response's header list."""
+        self.informational: list[list[Pair]] = []
+        self.trailers: Headers = NO_TRAILERS
+        self.received = 0
+        """Bytes of body that came."""
+        self.remote_ended = False
+        self.local_ended = False
+        self.error: LinkError | None = None
+        """What ended the stream badly."""
+        self.stopped_by: StreamReset | None = None
+        """The peer's RST_STREAM(NO_ERROR) after its whole answer: it wants no more of our body (RFC 9113, 8.1)."""
+        self.sent = False
+        """Whether our HEADERS went out."""
+        self.room = limits.send_buffer
+        """Bytes that ``send`` takes without waiting."""
+        self.draining = False
+        self._cancel_on_reset = cancel_on_reset
+        self._run_body = body
+        self._connection = connection
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._waiters: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
+
+    # --- facts --------------------------------------------------------------------------------------------------------
+
+    async def body(self) -> None:
+        await self._run_body(self)
+
+    def fold(self, message: StreamMessage) -> None:
+        match message:
+            case DataArrived(data, ended):
+                if data:
+                    self._chunks.append(data)
+                    self._buffered += len(data)
+                    self.received += len(data)
+                self.remote_ended = ended
+            case HeadersArrived(pairs, ended):
+                self.head, self.remote_ended = pairs, ended
+            case RoomMade(size):
+                self.room += size
+            case Opened(stream_id):
+                self.stream_id, self.sent = stream_id, True
+            case TrailersArrived(pairs):
+                self.trailers, self.remote_ended = Headers.of(pairs), True
+            case InformationalArrived(pairs):
+                self.informational.append(pairs)
+            case PeerReset(code):
+                self._peer_reset(code)
+            case StreamFailed(error, outcome):
+                self.fail(error, outcome)
+                self._halt(self.error)
+            case DrainBegan():
+                self.draining = True
+        if self._waiters:
+            self._wake()
+
+    def fail(self, error: LinkError, outcome: Outcome | None = None) -> None:
+        """End the stream badly, once: the first error stays, and everyone who waits gets it."""
+        if self.error is None:
+            self.error = error.with_outcome(outcome or self.outcome)
+            self._wake()
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is known of the request, should it fail now."""
+        if self.remote_ended:
+            return Outcome.COMPLETED
+        return Outcome.MAYBE_PROCESSED if self.sent else Outcome.NOT_SENT
+
+    def _peer_reset(self, code: int) -> None:
+        reset = StreamReset(
+            f"the peer reset {self.name} with {code_name(code)} after {self.received} bytes of body",
+            code=code,
+            received=self.received,
+            outcome=Outcome.UNPROCESSED if code == ErrorCode.REFUSED_STREAM else self.outcome,
+        )
+        if self.remote_ended and code == ErrorCode.NO_ERROR:
+            self.stopped_by = reset
+            return
+        if self.error is None:
+            self.error = reset
+        if self._cancel_on_reset:
+            self._halt(reset)
+
+    def _wake(self) -> None:
+        for future, ready in self._waiters:
+            if not future.done() and (self.error is not None or ready()):
+                future.set_result(None)
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        """Wait until ``ready()`` or until the stream has failed; the caller looks which."""
+        if ready() or self.error is not None:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiter = (future, ready)
+        self._waiters.append(waiter)
+        try:
+            await future
+        finally:
+            self._waiters.remove(waiter)
+
+    def _finish(self, exited: Exited) -> None:
+        """Whoever still waits is told that the stream is over."""
+        if not self.remote_ended:
+            self.fail(Closed.because(f"{self.name} has ended", exited.reason))
+        self.local_ended = True
+        self._wake()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def has_input(self) -> bool:
+        """Whether a read would give something or ``b""`` at once."""
+        return bool(self._chunks) or self.remote_ended
+
+    async def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes, ``b""`` at the end; what came before an error is given before the error is raised."""
+        if size == 0:
+            return b""
+        await self.until(self.has_input)
+        if not self._chunks:
+            if self.error is not None and not self.remote_ended:
+                raise self.error
+            return b""
+        chunk = self._chunks.popleft()
+        if len(chunk) > size:
+            self._chunks.appendleft(chunk[size:])
+            chunk = chunk[:size]
+        self._took(len(chunk))
+        return chunk
+
+    async def read_all(self, most: int) -> bytes:
+        """Everything to the end; raises LimitReached beyond ``most`` bytes, and never gives part for the whole."""
+        parts: list[bytes] = []
+        size = 0
+        while not (self.remote_ended and not self._chunks):
+            await self.until(self.has_input)
+            if self.error is not None and not self.remote_ended:
+                raise self.error
+            if self._chunks:
+                parts.extend(self._chunks)
+                size += self._buffered
+                self._chunks.clear()
+                self._took(self._buffered)
+            if size > most:
+                raise LimitReached(
+                    f"the body of {self.name} is longer than max_body, {most} bytes: raise it, or read in pieces",
+                    outcome=self.outcome,
+                )
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read_trailers(self) -> Headers:
+        """The trailers once the peer has ended its side; empty Headers where it sent none."""
+        await self.until(lambda: self.remote_ended)
+        if self.error is not None and not self.remote_ended:
+            raise self.error
+        return self.trailers
+
+    def _took(self, size: int) -> None:
+        self._buffered -= size
+        self.command(ReturnCredit(self.stream_id, size))
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def command(self, command: ConnectionMessage) -> bool:
+        """Tell the connection; False where it has ended."""
+        if self.tracer.on:
+            self.speak()
+        return self._connection.tell(command) is not False
+
+    def check_open(self) -> None:
+        """Raise why nothing more can be sent, if so."""
+        if self.error is not None:
+            raise self.error
+        if self.stopped_by is not None:
+            raise self.stopped_by
+        if self.local_ended:
+            raise Misuse(f"our side of {self.name} has ended: nothing can be sent after end() or respond()")
+
+    def has_room(self) -> bool:
+        return self.room > 0 or self.stopped_by is not None or self.local_ended
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue data, waiting for room; raises the reset when the peer stops us half-way."""
+        # A buffer that its owner may change before it goes out is copied now.
+        rest = memoryview(data if isinstance(data, bytes) else bytes(data))
+        self.check_open()
+        if len(rest) <= self.room:
+            if rest:
+                self.room -= len(rest)
+                self.command(SendData(self.stream_id, rest))
+            return
+        while rest:
+            await self.until(self.has_room)
+            self.check_open()
+            piece = rest[: self.room]
+            rest = rest[len(piece) :]
+            self.room -= len(piece)
+            self.command(SendData(self.stream_id, piece))
+
+    def end(self, trailers: list[Pair]) -> None:
+        """End our side; raises what :meth:`check_open` does."""
+        self.check_open()
+        self.local_ended = True
+        self.command(EndStream(self.stream_id, trailers))
+
+    def reset(self, code: int, error: LinkError | None = None) -> None:
+        """Reset the stream; whoever waits on it gets ``error``, or Closed. Nothing happens to one that is over."""
+        if self.error is None and not (self.remote_ended and self.local_ended):
+            self.command(ResetStream(self.stream_id, code))
+            self.fail(error or Closed(f"{self.name} was reset by us with {code_name(code)}"))
+
+    def detail(self) -> Mapping[str, str | int | float | bool | None]:
+        return {
+            "stream": self.stream_id,
+            "received": self.received,
+            "unread": self._buffered,
+            "room": self.room,
+            "remote_ended": self.remote_ended,
+            "local_ended": self.local_ended,
+            "waiters": len(self._waiters),
+            "error": str(self.error) if self.error is not None else None,
+        }

@@ -1,0 +1,511 @@
+"""One connection's HTTP/2: bytes in, facts out; commands in, bytes out (no I/O).
+
+Theory of operation
+    Input goes through the :class:`~actors.frames.Gate` and reaches h2 one frame at a time, so that the good frames
+    before a bad one are delivered. Two frame types never reach h2: GOAWAY, which would close its state machine while
+    streams may still finish, and PRIORITY, which RFC 9113 deprecates and which can kill the connection.
+
+    Output is queued here per stream and pumped into h2 in rounds, each stream ``weight`` KiB a round, until the
+    windows or the socket say stop. Trailers and END_STREAM wait behind the data; a reset drops the queue.
+
+    The credit ledger: what came on a stream (padding included) is owed to the peer until somebody read it.
+    ``return_credit`` pays as it is read; ``release`` pays the rest, so that no cancelled stream shrinks the
+    connection's window.
+
+    A stream's record lives from its first HEADERS until its actor has ended *and* its queue is out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from attrs import define, field
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import (
+    DataReceived,
+    InformationalResponseReceived,
+    PingAckReceived,
+    RemoteSettingsChanged,
+    RequestReceived,
+    ResponseReceived,
+    SettingsAcknowledged,
+    StreamReset,
+    TrailersReceived,
+    WindowUpdated,
+)
+from h2.exceptions import NoSuchStreamError
+from h2.exceptions import ProtocolError as H2ProtocolError
+from h2.settings import SettingCodes, Settings
+
+from actors.errors import ErrorCode, ProtocolViolation, code_name
+from actors.frames import FRAME_NAMES, PREFACE, Frame, FrameType, Gate, encode_frame, split_frames
+from actors.headers import Pair
+from actors.messages import (
+    DataArrived,
+    HeadersArrived,
+    InformationalArrived,
+    PeerGoAway,
+    PeerReset,
+    PeerSettings,
+    PingAcked,
+    StreamFailed,
+    TrailersArrived,
+    WireFact,
+)
+from actors.settings import Limits
+
+StreamFact = HeadersArrived | InformationalArrived | DataArrived | TrailersArrived | PeerReset | StreamFailed
+Fact = StreamFact | WireFact
+
+MAX_STREAM_ID: Final = 2**31 - 1
+ASSUMED_MAX_STREAMS: Final = 100
+"""What we take the peer's limit of streams to be until its SETTINGS come (RFC 9113, 6.5.2)."""
+BYTES_PER_PUMP: Final = 256 * 1024
+"""Bytes of bodies that one turn puts out, so that the socket's backpressure is seen in time."""
+_H2_UNLIMITED: Final = 2**31 - 1
+_CONNECTION: Final = 0
+
+
+class _H2(H2Connection):
+    MAX_CLOSED_STREAMS = 4096  # h2 keeps 65,536 closed ids, about 7.5 MB a connection
+
+
+@define(eq=False)
+class _Record:
+    """What the wire knows of one stream."""
+
+    id: int
+    weight: int = 16
+    queue: deque[bytes | memoryview] = field(factory=deque)
+    trailers: list[Pair] | None = None
+    ending: bool = False
+    """END_STREAM is sent, or waits behind the queue."""
+    local_ended: bool = False
+    remote_ended: bool = False
+    over: bool = False
+    """Reset, by either side."""
+    released: bool = False
+    """Its actor has ended; the record stays only until its queue is out."""
+    closed: bool = False
+    """Ended by both sides, or over: the peer does not count it any more."""
+    deficit: int = 0
+    owed: int = 0
+    """Bytes of flow control that the peer has not got back."""
+
+
+class Wire:
+    """The state of one HTTP/2 connection. Only its ConnectionActor's turn may touch it."""
+
+    def __init__(self, *, client: bool, limits: Limits) -> None:
+        self.client = client
+        self.limits = limits
+        self.last_stream_id = 0
+        """The highest stream that either side opened."""
+        self.writable = True
+        """Whether the socket takes more; while it does not, bodies wait and only frames without bodies are made."""
+        self._gate = Gate(expect_preface=not client, max_frame_size=limits.max_frame_size)
+        self._records: dict[int, _Record] = {}
+        self.open_streams = 0
+        """Streams that both sides count as open (RFC 9113, 5.1.2)."""
+        self._ready: dict[int, _Record] = {}
+        self._blocked: dict[int, _Record] = {}
+        self._room: dict[int, int] = {}
+        self._out: list[bytes] = []
+        self._budget = BYTES_PER_PUMP
+        self._translate: dict[type, Callable[[Any], tuple[int, Fact] | None]] = {
+            RequestReceived: self._request_received,
+            ResponseReceived: self._response_received,
+            InformationalResponseReceived: lambda event: (event.stream_id, InformationalArrived(event.headers)),
+            DataReceived: self._data_received,
+            TrailersReceived: self._trailers_received,
+            StreamReset: self._stream_reset,
+            WindowUpdated: self._window_updated,
+            RemoteSettingsChanged: self._remote_settings_changed,
+            SettingsAcknowledged: lambda event: None,
+            PingAckReceived: lambda event: (_CONNECTION, PingAcked(event.ping_data)),
+        }
+        self._h2 = _H2(
+            # Outbound headers were checked in headers.py before they came here, and h2 would check them inside its
+            # HPACK encoder, where a refusal spoils the compression state of the connection.
+            H2Configuration(
+                client_side=client, validate_outbound_headers=False, normalize_outbound_headers=False
+            )
+        )
+
+    # --- the beginning ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Put out the preface and SETTINGS (RFC 9113, 3.4), and open the connection's window."""
+        limits = self.limits
+        promised = {
+            SettingCodes.ENABLE_PUSH: 0,
+            SettingCodes.INITIAL_WINDOW_SIZE: limits.stream_window,
+            SettingCodes.MAX_FRAME_SIZE: limits.max_frame_size,
+            SettingCodes.MAX_HEADER_LIST_SIZE: limits.max_header_list,
+        }
+        if not self.client:
+            promised[SettingCodes.MAX_CONCURRENT_STREAMS] = limits.max_streams
+        # h2 makes one stream too many an error of the connection, so it gets no limit and we refuse the surplus
+        # ourselves: hence SETTINGS of our own. It also takes the first settings without setting what follows from them.
+        self._h2.local_settings = Settings(
+            client=self.client, initial_values={**promised, SettingCodes.MAX_CONCURRENT_STREAMS: _H2_UNLIMITED}
+        )
+        self._h2.max_inbound_frame_size = limits.max_frame_size
+        self._h2.decoder.max_header_list_size = limits.max_header_list
+        self._h2.initiate_connection()
+        self._h2.clear_outbound_data_buffer()
+        if not self.client:
+            del promised[SettingCodes.ENABLE_PUSH]  # a server must not send it as anything but 0, and need not at all
+        payload = b"".join(code.to_bytes(2) + value.to_bytes(4) for code, value in promised.items())
+        self._out.append((PREFACE if self.client else b"") + encode_frame(FrameType.SETTINGS, 0, 0, payload))
+        if (more := limits.connection_window - 65_535) > 0:
+            self._h2.increment_flow_control_window(more)
+
+    # --- input --------------------------------------------------------------------------------------------------------
+
+    def take_in(self, data: bytes) -> None:
+        """Add bytes that came from the peer; :meth:`read` then tells what they say."""
+        self._gate.take_in(data)
+
+    @property
+    def has_input(self) -> bool:
+        """Whether :meth:`read` has more to tell without more bytes."""
+        return self._gate.has_frame
+
+    def read(self, most: int) -> Iterator[tuple[int, Fact]]:
+        """What at most ``most`` frames say: pairs of a stream's id (0: the connection) and a fact.
+
+        Raises ProtocolViolation, after the facts of the good frames before the bad one.
+        """
+        if preface := self._gate.preface():
+            self._h2.receive_data(preface)
+        for _ in range(most):
+            frame = self._gate.next_frame()
+            if frame is None:
+                return
+            yield from self._feed(frame)
+
+    def _feed(self, frame: Frame) -> Iterator[tuple[int, Fact]]:
+        if not self._gate.in_header_block:  # inside one, h2 refuses anything but its CONTINUATION
+            if frame.type == FrameType.GOAWAY:
+                yield _CONNECTION, _parse_goaway(frame)
+                return
+            if frame.type == FrameType.PRIORITY:
+                return
+        stream_id = frame.stream_id
+        record = self._records.get(stream_id)
+        late = (record is None or record.over) and 0 < stream_id <= self.last_stream_id
+        if late:
+            self._flush()
+        try:
+            events = self._h2.receive_data(frame.raw)
+        except Exception as error:  # whatever a peer's bytes make h2 raise is the peer's violation
+            raise self._violation(frame, error) from error
+        if late:
+            # h2 answers each late frame of a stream that was reset with another RST_STREAM; peers count those.
+            kept = (f.raw for f in split_frames(self._h2.data_to_send()) if f.type != FrameType.RST_STREAM)
+            self._out.extend(map(bytes, kept))
+            return
+        for event in events:
+            translate = self._translate.get(type(event))
+            if translate is not None and (fact := translate(event)) is not None:
+                yield fact
+
+    def _violation(self, frame: Frame, error: Exception) -> ProtocolViolation:
+        # h2 has put a GOAWAY of its own behind the output; ours will say more.
+        kept = (f.raw for f in split_frames(self._h2.data_to_send()) if f.type != FrameType.GOAWAY)
+        self._out.extend(map(bytes, kept))
+        code = int(error.error_code) if isinstance(error, H2ProtocolError) else int(ErrorCode.PROTOCOL_ERROR)
+        kind = FRAME_NAMES.get(frame.type, f"frame type {frame.type:#x}")
+        where = f"{kind} on stream {frame.stream_id}" if frame.stream_id else f"{kind} on the connection"
+        what = str(error) or type(error).__name__
+        return ProtocolViolation(f"the peer broke HTTP/2 with {where}: {what} ({code_name(code)})", code=code)
+
+    def _request_received(self, event: RequestReceived) -> tuple[int, Fact]:
+        stream_id = event.stream_id
+        self.last_stream_id = stream_id
+        ended = event.stream_ended is not None
+        self._records[stream_id] = _Record(stream_id, remote_ended=ended)
+        self.open_streams += 1
+        return stream_id, HeadersArrived(event.headers, ended)
+
+    def _response_received(self, event: ResponseReceived) -> tuple[int, Fact]:
+        ended = event.stream_ended is not None
+        if ended:
+            self._end_remote(self._records[event.stream_id])
+        return event.stream_id, HeadersArrived(event.headers, ended)
+
+    def _data_received(self, event: DataReceived) -> tuple[int, Fact]:
+        stream_id, data = event.stream_id, event.data
+        record = self._records[stream_id]
+        ended = event.stream_ended is not None
+        if ended:
+            self._end_remote(record)
+        record.owed += event.flow_controlled_length
+        if padding := event.flow_controlled_length - len(data):
+            self.return_credit(stream_id, padding)  # nobody will ever read it
+        return stream_id, DataArrived(data, ended)
+
+    def _trailers_received(self, event: TrailersReceived) -> tuple[int, Fact]:
+        self._end_remote(self._records[event.stream_id])
+        return event.stream_id, TrailersArrived(event.headers)
+
+    def _stream_reset(self, event: StreamReset) -> tuple[int, Fact]:
+        record = self._records[event.stream_id]
+        self._reset_here(record)
+        if event.remote_reset:
+            return event.stream_id, PeerReset(int(event.error_code))
+        message = f"the peer broke HTTP/2 on stream {event.stream_id} ({code_name(int(event.error_code))})"
+        return event.stream_id, StreamFailed(ProtocolViolation(message, code=int(event.error_code)))
+
+    def _window_updated(self, event: WindowUpdated) -> None:
+        if record := self._blocked.pop(event.stream_id, None):
+            self._ready[record.id] = record
+
+    def _remote_settings_changed(self, event: RemoteSettingsChanged) -> tuple[int, Fact]:
+        self._ready.update(self._blocked)  # the new initial window may have opened any of them
+        self._blocked.clear()
+        # h2 says 2**32 + 1 where the peer never set a limit.
+        return _CONNECTION, PeerSettings(min(self._h2.remote_settings.max_concurrent_streams, MAX_STREAM_ID))
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def open(self, head: list[Pair], *, end: bool, weight: int = 16) -> int | None:
+        """Send a request's HEADERS on a new stream and return its id; None when the ids have run out."""
+        stream_id = self.last_stream_id + 2 if self.last_stream_id else 1
+        if stream_id > MAX_STREAM_ID:
+            return None
+        self._h2.send_headers(stream_id, head, end_stream=end)
+        self.last_stream_id = stream_id
+        self._records[stream_id] = _Record(stream_id, weight, ending=end, local_ended=end)
+        self.open_streams += 1
+        return stream_id
+
+    def send_head(self, stream_id: int, head: list[Pair], *, end: bool) -> None:
+        """Send a response's HEADERS, final or informational."""
+        record = self._records.get(stream_id)
+        if record is None or record.over or record.ending:
+            return
+        try:
+            self._h2.send_headers(stream_id, head, end_stream=end)
+        except NoSuchStreamError:
+            self._reset_here(record)
+            return
+        if end:
+            record.ending = True
+            self._end_local(record)
+
+    def send_data(
+        self, stream_id: int, data: bytes | memoryview, *, end: bool = False, trailers: list[Pair] | None = None
+    ) -> None:
+        """Queue data, and with ``end`` the end of our side behind it; trailers need ``end``."""
+        record = self._records.get(stream_id)
+        if record is None or record.over or record.ending:
+            return
+        if data:
+            record.queue.append(data)
+        record.ending, record.trailers = end, trailers
+        if stream_id not in self._blocked:
+            self._ready[stream_id] = record
+        # A short answer goes out at once, in order of the commands, as long as no stream waits for its turn.
+        if len(self._ready) == 1:
+            self.pump()
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Send RST_STREAM, once, and drop what was queued; nothing happens to a stream that is over."""
+        record = self._records.get(stream_id)
+        if record is None or record.over or (record.local_ended and record.remote_ended):
+            return
+        self._reset_here(record)
+        try:
+            self._h2.reset_stream(stream_id, code)
+        except NoSuchStreamError:
+            return
+
+    def return_credit(self, stream_id: int, size: int) -> None:
+        """Pay ``size`` bytes back that were read; never more than is owed."""
+        record = self._records.get(stream_id)
+        if record is None:
+            return
+        size = min(size, record.owed)
+        record.owed -= size
+        if size:
+            self._h2.acknowledge_received_data(size, stream_id)
+
+    def release(self, stream_id: int, code: int = ErrorCode.NO_ERROR) -> bool:
+        """The stream's actor has ended: let its queue go out if ``code`` is NO_ERROR, then forget the stream.
+
+        What the peer has not ended by then is reset with ``code``. Returns whether the stream is gone already.
+        """
+        record = self._records.get(stream_id)
+        if record is None:
+            return True
+        if code == ErrorCode.NO_ERROR and record.ending and not record.local_ended and not record.over:
+            record.released = True
+            return False
+        self._forget(record, code)
+        return True
+
+    def ping(self, data: bytes) -> None:
+        """Send PING with eight bytes of data."""
+        self._h2.ping(data)
+
+    def go_away(self, last_stream_id: int, code: int, debug: bytes = b"") -> None:
+        """Send GOAWAY (RFC 9113, 6.8); h2 is not told, so that open streams can finish."""
+        self._flush()
+        payload = last_stream_id.to_bytes(4) + int(code).to_bytes(4) + debug
+        self._out.append(encode_frame(FrameType.GOAWAY, 0, 0, payload))
+
+    # --- output -------------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Move queued data into frames: a round gives each ready stream ``weight`` KiB, until something says stop."""
+        ready = self._ready
+        while ready and self.writable and self._budget > 0:
+            record = next(iter(ready.values()))
+            del ready[record.id]
+            alone = not ready
+            quantum = 1024 * record.weight
+            record.deficit = self._budget if alone else min(record.deficit, quantum) + quantum
+            if self._send_quantum(record):
+                ready[record.id] = record
+                if self._h2.outbound_flow_control_window <= 0:
+                    self._end_those_without_data()
+                    return
+
+    def _end_those_without_data(self) -> None:
+        """With the connection's window closed, END_STREAM and trailers can still go (RFC 9113, 5.2.1)."""
+        for record in [record for record in self._ready.values() if not record.queue]:
+            del self._ready[record.id]
+            self._send_quantum(record)
+
+    def _send_quantum(self, record: _Record) -> bool:
+        """Send up to the record's deficit; True if it should have another turn."""
+        h2, queue, stream_id = self._h2, record.queue, record.id
+        try:
+            while queue and record.deficit > 0:
+                window = h2.local_flow_control_window(stream_id)
+                if window <= 0:
+                    if h2.outbound_flow_control_window > 0:
+                        self._blocked[stream_id] = record
+                        return False
+                    return True
+                data = _take(queue, min(window, h2.max_outbound_frame_size, record.deficit))
+                last = record.ending and not queue and record.trailers is None
+                h2.send_data(stream_id, data, end_stream=last)
+                size = len(data)
+                record.deficit -= size
+                self._budget -= size
+                if last:
+                    self._end_local(record)
+                elif not record.ending:
+                    self._room[stream_id] = self._room.get(stream_id, 0) + size
+            if queue:
+                return True
+            record.deficit = 0
+            if record.ending and not record.local_ended:
+                if record.trailers is not None:
+                    h2.send_headers(stream_id, record.trailers, end_stream=True)
+                else:
+                    h2.end_stream(stream_id)
+                self._end_local(record)
+        except NoSuchStreamError:  # it closed meanwhile
+            self._reset_here(record)
+        if record.released:
+            self._forget(record, ErrorCode.NO_ERROR)
+        return False
+
+    def take_room(self) -> dict[int, int]:
+        """Bytes that went out since the last call, by stream."""
+        if not self._room:
+            return self._room
+        room, self._room = self._room, {}
+        return room
+
+    def output(self) -> bytes:
+        """All bytes for the socket since the last call."""
+        self._budget = BYTES_PER_PUMP
+        if not self._out:
+            return self._h2.data_to_send()
+        self._flush()
+        data = b"".join(self._out)
+        self._out.clear()
+        return data
+
+    @property
+    def has_output(self) -> bool:
+        """Whether another :meth:`pump` could move data now: the windows and the socket allow it."""
+        return bool(self._ready) and self.writable and self._h2.outbound_flow_control_window > 0
+
+    @property
+    def streams(self) -> int:
+        """Streams with an actor or with bytes that are still to go out."""
+        return len(self._records)
+
+    def _end_remote(self, record: _Record) -> None:
+        record.remote_ended = True
+        if record.local_ended:
+            self._close(record)
+
+    def _end_local(self, record: _Record) -> None:
+        record.local_ended = True
+        if record.remote_ended:
+            self._close(record)
+
+    def _reset_here(self, record: _Record) -> None:
+        self._drop_queue(record)
+        record.over = True
+        self._close(record)
+
+    def _close(self, record: _Record) -> None:
+        if not record.closed:
+            record.closed = True
+            self.open_streams -= 1
+
+    def _flush(self) -> None:
+        if data := self._h2.data_to_send():
+            self._out.append(data)
+
+    def _drop_queue(self, record: _Record) -> None:
+        record.queue.clear()
+        record.trailers = None
+        record.ending = True
+        self._ready.pop(record.id, None)
+        self._blocked.pop(record.id, None)
+
+    def _forget(self, record: _Record, code: int) -> None:
+        self.reset(record.id, code)
+        self._drop_queue(record)
+        if record.owed:
+            self.return_credit(record.id, record.owed)
+        self._room.pop(record.id, None)
+        del self._records[record.id]
+
+
+def _take(queue: deque[bytes | memoryview], limit: int) -> bytes | memoryview:
+    """At most ``limit`` bytes from the front; small pieces are joined, so that they do not cost a frame each."""
+    first = queue.popleft()
+    if len(first) > limit:
+        view = memoryview(first)
+        queue.appendleft(view[limit:])
+        return view[:limit]
+    if not queue or len(first) + len(queue[0]) > limit:
+        return first
+    pieces, size = [first], len(first)
+    while queue and size + len(queue[0]) <= limit:
+        size += len(queue[0])
+        pieces.append(queue.popleft())
+    return b"".join(pieces)
+
+
+def _parse_goaway(frame: Frame) -> PeerGoAway:
+    payload = frame.payload
+    if frame.stream_id or len(payload) < 8:
+        wrong = "on a stream" if frame.stream_id else "shorter than 8 bytes"
+        code = ErrorCode.PROTOCOL_ERROR if frame.stream_id else ErrorCode.FRAME_SIZE_ERROR
+        raise ProtocolViolation(f"the peer sent a GOAWAY {wrong}", code=code)
+    last_stream_id = int.from_bytes(payload[:4]) & 0x7FFF_FFFF
+    return PeerGoAway(last_stream_id, int.from_bytes(payload[4:8]), payload[8:])

@@ -1,0 +1,213 @@
+"""A link to one service: one connection, made when it is entered and again when a request finds it gone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Final, Self
+
+from attrs import evolve
+
+from actors.connection import ConnectionActor
+from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
+from actors.exchange import ClientStream, Outgoing, OutgoingBody, Response, Route, open_stream, prepare, request
+from actors.headers import HeaderInput
+from actors.mailbox import Ref, Reply, closed_error
+from actors.messages import ConnectionDraining, ConnectionNews, ConnectionReady, Exited
+from actors.settings import Limits
+from actors.trace import Tracer
+from actors.transport import dial
+from supervisor.endpoints import parse_url
+
+_numbers: Final = itertools.count(1)
+
+
+class Link:
+    """Requests to one service over HTTP/2 with prior knowledge.
+
+    ``async with`` connects on entering; on leaving, what is still open ends with Closed. A connection that was lost or
+    is going away is replaced when the next request comes.
+    """
+
+    def __init__(self, url: str, *, connections: int = 1, limits: Limits | None = None) -> None:
+        """``url`` is ``http://HOST[:PORT]`` or ``unix:PATH``. Raises Misuse for anything else.
+
+        ``connections`` is 1: a link keeps one connection in this version, and refuses another number.
+        """
+        self.endpoint, path = parse_url(url)
+        if path != "/":
+            raise Misuse(f"a link is to a service, not to {path!r}: give the path to request() or stream()")
+        if connections != 1:
+            raise Misuse(f"a link keeps 1 connection in this version, not {connections!r}")
+        self.limits = limits if limits is not None else Limits()
+        self.tracer = Tracer()
+        """The hook that sees every message of the link's actors."""
+        self.name = f"link-{next(_numbers)}"
+        self._route: Route | None = None
+        self._connections: dict[str, ConnectionActor] = {}
+        self._dialling: asyncio.Task[Route] | None = None
+        self._dials = itertools.count(1)
+        self._requests = itertools.count(1)
+        self._closed: LinkError | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises ConnectFailed, and ProtocolViolation where the peer does not speak HTTP/2."""
+        await self._connected()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Say GOAWAY, end what is open with Closed, and close; closing twice is closing once."""
+        if self._closed is None:
+            self._closed = Closed(f"the link to {self.endpoint} was closed")
+        self._route = None
+        if self._dialling is not None:
+            self._dialling.cancel()
+            await asyncio.wait((self._dialling,))
+        for connection in list(self._connections.values()):
+            await connection.stop(self._closed)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: HeaderInput = (),
+        body: OutgoingBody = b"",
+        trailers: HeaderInput = (),
+        timeout: float | None = None,
+        weight: int = 16,
+        max_body: int | None = None,
+    ) -> Response:
+        """Send a request and return its whole response; any status is a response.
+
+        ``timeout`` in seconds covers everything from connecting to the last byte; ``weight`` (1 to 256) is the share of
+        the body among others on the connection; ``max_body`` bytes (``limits.max_response_body``) bound the response.
+        Raises LinkError: its ``outcome`` says whether the peer may have acted on the request.
+        """
+        outgoing, route = await self._prepared(
+            method, path, headers, body, trailers, timeout, weight, max_body, self.endpoint.authority
+        )
+        return await request(route, outgoing)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: HeaderInput = (),
+        body: OutgoingBody | None = None,
+        trailers: HeaderInput = (),
+        timeout: float | None = None,
+        weight: int = 16,
+        max_body: int | None = None,
+        authority: str | None = None,
+    ) -> AsyncIterator[ClientStream]:
+        """Open a stream to send and receive over at the same time; leaving it unfinished resets it with CANCEL.
+
+        Without ``body`` our side stays open until ``end()``, but for GET and HEAD, which have none. The rest is as in
+        :meth:`request`; ``max_body`` bounds ``read()`` to the end.
+        """
+        outgoing, route = await self._prepared(
+            method, path, headers, body, trailers, timeout, weight, max_body, authority or self.endpoint.authority
+        )
+        async with open_stream(route, outgoing) as stream:
+            yield stream
+
+    async def _prepared(
+        self,
+        method: str,
+        path: str,
+        headers: HeaderInput,
+        body: OutgoingBody | None,
+        trailers: HeaderInput,
+        timeout: float | None,
+        weight: int,
+        max_body: int | None,
+        authority: str,
+    ) -> tuple[Outgoing, Route]:
+        """Check everything first, then have a connection, in the time that the whole request has."""
+        limit = self.limits.max_response_body if max_body is None else max_body
+        outgoing = prepare(
+            f"{self.name}/request-{next(self._requests)}", method, "http", authority, path, headers=headers, body=body,
+            trailers=trailers, weight=weight, timeout=timeout, max_body=limit,
+        )  # fmt: skip
+        if (route := self._route) is not None:
+            return outgoing, route
+        if timeout is None:
+            return outgoing, await self._connected()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout
+        try:
+            async with asyncio.timeout_at(until):
+                route = await self._connected()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"{outgoing.name} had no connection to {self.endpoint} within {timeout:g} s"
+            ) from None
+        return evolve(outgoing, timeout=max(until - loop.time(), 0.001)), route
+
+    async def _connected(self) -> Route:
+        """The way to a connection that takes requests; all who wait share one attempt to make it."""
+        if self._closed is not None:
+            raise Closed(str(self._closed))
+        if self._route is not None:
+            return self._route
+        if self._dialling is None:
+            self._dialling = asyncio.get_running_loop().create_task(self._dial(), name=f"{self.name}/dial")
+            self._dialling.add_done_callback(self._dialled)
+        attempt = self._dialling
+        await asyncio.wait((attempt,))  # leaves the attempt alone when its caller is cancelled
+        if attempt.cancelled():
+            raise Closed(f"the link to {self.endpoint} was closed")
+        return attempt.result()
+
+    def _dialled(self, task: asyncio.Task[Route]) -> None:
+        self._dialling = None
+        if not task.cancelled():
+            task.exception()  # whoever waited has got it; where nobody did, nobody wants it
+
+    async def _dial(self) -> Route:
+        endpoint, limits = self.endpoint, self.limits
+        protocol = await dial(
+            self.tracer, host=endpoint.host, port=endpoint.port, path=endpoint.path, timeout=limits.connect_timeout
+        )
+        name = f"{self.name}/connection-{next(self._dials)}"
+        ready: Reply[None] = Reply()
+
+        def hear(news: ConnectionNews) -> None:
+            match news:
+                case ConnectionReady():
+                    ready.tell(None)
+                case ConnectionDraining():
+                    self._leave(route)
+
+        def ended(exited: Exited) -> None:
+            self._leave(route)
+            self._connections.pop(name, None)
+            reason = exited.reason
+            ready.fail(reason if isinstance(reason, LinkError) else closed_error(name, reason))
+
+        connection = ConnectionActor(
+            name, protocol.transport, peer=protocol.peer, limits=limits, owner=Ref(name, hear), tracer=self.tracer
+        )
+        route = Route(connection.ref, protocol.peer, limits, self.tracer)
+        self._connections[name] = connection
+        protocol.attach(connection.start(Ref(name, ended)))
+        await ready.wait()
+        if self._closed is None:
+            self._route = route
+        return route
+
+    def _leave(self, route: Route) -> None:
+        """Send no more requests over a connection that ends."""
+        if self._route is route:
+            self._route = None

@@ -1,0 +1,114 @@
+"""A server: a listener, its connections, and a drain when it is left."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+from actors.actor import get_state
+from actors.errors import Closed, LinkError, Misuse
+from actors.exchange import Handler, serve
+from actors.listener import ListenerActor
+from actors.messages import ActorState, Drain
+from actors.settings import Limits
+from actors.trace import Tracer
+from actors.transport import listen
+
+_numbers: Final = itertools.count(1)
+
+
+class Server:
+    """Serves HTTP/2 with prior knowledge, each stream in a task of its own that runs ``handler``.
+
+    ``async with`` listens on entering; on leaving it takes no more, gives what is open ``limits.drain_timeout`` seconds
+    to finish, and closes. Raises Misuse at once for what cannot work, and ListenFailed on entering.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        path: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``."""
+        if type(port) is not int or not 0 <= port <= 65_535:  # noqa: PLR2004  (ports)
+            raise Misuse(f"a port is from 0 to 65535, not {port!r}")
+        if not isinstance(host, str) or not host:
+            raise Misuse(f"a host is a name or an address, not {host!r}: 127.0.0.1 for this machine, 0.0.0.0 for all")
+        self.limits = limits if limits is not None else Limits()
+        self.tracer = Tracer()
+        """The hook that sees every message of the server's actors."""
+        self.host = host
+        self.path = path
+        self._port = port
+        self._listener = ListenerActor(
+            f"server-{next(_numbers)}", serve(handler), limits=self.limits, tracer=self.tracer
+        )
+        self._sockets: asyncio.Server | None = None
+        self._entered = False
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on; 0 for a Unix socket."""
+        if self.path is not None:
+            return 0
+        if self._sockets is None or not self._sockets.sockets:
+            return self._port
+        port: int = self._sockets.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        """Where a :class:`~supervisor.link.Link` finds it."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    async def state(self) -> ActorState:
+        """How its listener is, and the names of its connections. Raises Closed before and after its time."""
+        return await get_state(self._listener.ref)
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise Misuse("a Server serves once: make another")
+        self._entered = True
+        self._sockets = await listen(
+            self.tracer, self._listener.connected, host=self.host, port=self._port, path=self.path
+        )
+        self._listener.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self, drain: float | None = None) -> None:
+        """Drain for ``drain`` seconds (``limits.drain_timeout``) and close; the second call waits for the first.
+
+        Cancelling it closes at once.
+        """
+        if self._sockets is None:
+            return
+        self._sockets.close()
+        if self.path is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
+        seconds = self.limits.drain_timeout if drain is None else drain
+        closed: LinkError = Closed("the server was closed")
+        try:
+            self._listener.ref.tell(Drain(seconds, closed))
+            async with asyncio.timeout(seconds + 2 * self.limits.shutdown_timeout):
+                await self._listener.wait()
+        except TimeoutError:
+            await self._listener.stop(closed)
+        except asyncio.CancelledError:
+            await self._listener.stop(closed)
+            raise

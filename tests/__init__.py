@@ -1,0 +1,1 @@
+"""The tests: they mirror the two packages; support/ holds what they share."""

@@ -1,0 +1,1 @@
+"""What the tests share: a clock that jumps, and raw HTTP/2 frames."""
