@@ -17,7 +17,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from time import perf_counter
 from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
@@ -83,7 +83,7 @@ class Actor(ABC, Generic[M]):
         """Leave a system message; False where nobody will answer it."""
 
     @abstractmethod
-    async def _run(self) -> None:
+    def _run(self) -> Coroutine[Any, Any, None]:
         """The actor's life."""
 
     def start(self, *watchers: Ref[Any]) -> Ref[M]:
@@ -194,7 +194,7 @@ class BodyActor(Actor[M]):
         self._strict = False
 
     @abstractmethod
-    async def body(self) -> None:
+    def body(self) -> Coroutine[Any, Any, None]:
         """What the actor does; returning ends it."""
 
     @abstractmethod
@@ -242,8 +242,8 @@ class BodyActor(Actor[M]):
         if self._task is not None:
             self._task.cancel()
 
-    async def _run(self) -> None:
-        await self.body()
+    def _run(self) -> Coroutine[Any, Any, None]:
+        return self.body()
 
     def _last_event(self) -> int:
         return self._cause_event

@@ -190,8 +190,11 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                 # Frames for a stream that we already dropped are legal (RFC 9113, 5.1).
                 if stream := self._streams.get(stream_id):
                     stream.tell(fact)
-                elif self._handler is not None and isinstance(fact, HeadersArrived):
-                    self._serve(stream_id, fact, self._handler)
+                elif self._handler is not None:
+                    if isinstance(fact, HeadersArrived):
+                        self._serve(stream_id, fact, self._handler)
+                    else:
+                        self.wire.release(stream_id)  # malformed from its first header on: nobody serves it
 
     def _peer_settings(self, max_streams: int) -> None:
         if not self._ready:

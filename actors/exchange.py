@@ -498,7 +498,7 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> Response:
         await actor.until(lambda: actor.head is not None)
         if actor.error is not None and not actor.remote_ended:
             raise actor.error
-        body = await actor.read_all(outgoing.max_body)
+        body = await actor.read_all(outgoing.max_body, leaving=True)
         if upload is not None:
             await upload  # an early answer does not stop it, unless the peer says so (RFC 9113, 8.1)
     except LinkError:

@@ -210,6 +210,69 @@ def declared_length(fields: Iterable[Pair]) -> int | None:
     return lengths.pop() if lengths else None
 
 
+# --- what came in -----------------------------------------------------------------------------------------------------
+
+_ARRIVED_NAME: Final = re.compile(rb"[\x21-\x39\x3b-\x40\x5b-\x7e]+")
+_FORBIDDEN_IN_ARRIVED_VALUE: Final = re.compile(rb"[\x00\r\n]|\A[ \t]|[ \t]\Z")
+_REQUEST_PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
+_RESPONSE_PSEUDO: Final = frozenset((b":status",))
+_STATUS: Final = re.compile(rb"[1-9][0-9][0-9]")
+
+
+@lru_cache(maxsize=1024)
+def _is_arrived_name(name: bytes) -> bool:
+    return _ARRIVED_NAME.fullmatch(name) is not None and name not in _CONNECTION_SPECIFIC
+
+
+def _split_checked(pairs: list[Pair], allowed: frozenset[bytes]) -> dict[bytes, bytes]:
+    """The pseudo-headers, after checking what holds for every kind of header list (RFC 9113, 8.2 and 8.3)."""
+    pseudo: dict[bytes, bytes] = {}
+    regular = False
+    for name, value in pairs:
+        if _FORBIDDEN_IN_ARRIVED_VALUE.search(value):
+            raise InvalidHeaders(f"the value of {name!r} holds NUL, CR or LF, or white space around it")
+        if name[:1] == b":":
+            if regular or name in pseudo or name not in allowed:
+                raise InvalidHeaders(f"the pseudo-header {name!r} is out of place")
+            pseudo[name] = value
+        else:
+            regular = True
+            if not _is_arrived_name(name):
+                raise InvalidHeaders(f"the header {name!r} is forbidden in HTTP/2")
+            if name == b"te" and value.lower() != b"trailers":
+                raise InvalidHeaders(f"the header 'te' says {value!r}")
+    return pseudo
+
+
+def check_arrived_request(pairs: list[Pair]) -> None:
+    """Raise InvalidHeaders where a request's header list is malformed (RFC 9113, 8.3.1 and 8.5; RFC 8441, 4)."""
+    pseudo = _split_checked(pairs, _REQUEST_PSEUDO)
+    method = pseudo.get(b":method")
+    tunnel = method == b"CONNECT" and b":protocol" not in pseudo
+    if not method or tunnel is (b":scheme" in pseudo) or tunnel is (b":path" in pseudo):
+        raise InvalidHeaders("a pseudo-header is missing, or forbidden for CONNECT")
+    if b":protocol" in pseudo and method != b"CONNECT":
+        raise InvalidHeaders("':protocol' is for CONNECT only")
+    if pseudo.get(b":path") == b"":
+        raise InvalidHeaders("':path' is empty")
+    authority = pseudo.get(b":authority")
+    hosts = [value for name, value in pairs if name == b"host"]
+    if len(hosts) > 1 or (authority is None and not hosts) or (hosts and authority is not None and hosts[0] != authority):
+        raise InvalidHeaders("there must be one host, and ':authority' and 'host' must agree")
+
+
+def check_arrived_response(pairs: list[Pair]) -> None:
+    """Raise InvalidHeaders where a response's header list is malformed (RFC 9113, 8.3.2)."""
+    status = _split_checked(pairs, _RESPONSE_PSEUDO).get(b":status", b"")
+    if not _STATUS.fullmatch(status):
+        raise InvalidHeaders(f"':status' is {status!r}")
+
+
+def check_arrived_trailers(pairs: list[Pair]) -> None:
+    """Raise InvalidHeaders where trailers are malformed (RFC 9113, 8.1)."""
+    _split_checked(pairs, frozenset())
+
+
 def split_head(pairs: list[Pair]) -> tuple[dict[bytes, bytes], Headers]:
     """The pseudo-headers of a list that came in, and the fields after them."""
     pseudo: dict[bytes, bytes] = {}

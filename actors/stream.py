@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from typing import ClassVar, Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar, Final
 
 from actors.actor import BodyActor
 from actors.commands import ConnectionMessage, EndStream, ResetStream, ReturnCredit, SendData
@@ -35,7 +35,7 @@ from actors.messages import (
 from actors.settings import Limits
 from actors.trace import Tracer
 
-Body = Callable[["StreamActor"], Awaitable[None]]
+Body = Callable[["StreamActor"], Coroutine[Any, Any, None]]
 
 NO_TRAILERS: Final = Headers()
 
@@ -97,8 +97,8 @@ class StreamActor(BodyActor[StreamMessage]):
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
-    async def body(self) -> None:
-        await self._run_body(self)
+    def body(self) -> Coroutine[Any, Any, None]:
+        return self._run_body(self)
 
     def fold(self, message: StreamMessage) -> None:
         match message:
@@ -202,8 +202,11 @@ class StreamActor(BodyActor[StreamMessage]):
         self._took(len(chunk))
         return chunk
 
-    async def read_all(self, most: int) -> bytes:
-        """Everything to the end; raises LimitReached beyond ``most`` bytes, and never gives part for the whole."""
+    async def read_all(self, most: int, *, leaving: bool = False) -> bytes:
+        """Everything to the end; raises LimitReached beyond ``most`` bytes, and never gives part for the whole.
+
+        A body that is ``leaving`` ends right after it: the credit of the last piece is returned with the stream.
+        """
         parts: list[bytes] = []
         size = 0
         while not (self.remote_ended and not self._chunks):
@@ -214,7 +217,8 @@ class StreamActor(BodyActor[StreamMessage]):
                 parts.extend(self._chunks)
                 size += self._buffered
                 self._chunks.clear()
-                self._took(self._buffered)
+                if not (leaving and self.remote_ended):
+                    self._took(self._buffered)
             if size > most:
                 raise LimitReached(
                     f"the body of {self.name} is longer than max_body, {most} bytes: raise it, or read in pieces",

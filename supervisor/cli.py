@@ -1,0 +1,239 @@
+"""The ``muxlink`` command: serve, request, demo.
+
+Errors go to stderr in one line with the remedy. Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NoReturn, cast
+
+from actors.errors import InvalidHeaders, LinkError, Misuse
+from actors.exchange import Handler, OutgoingBody
+from actors.headers import check_fields
+from supervisor import demo
+from supervisor.endpoints import UNIX_PREFIX, Endpoint, parse_bind, parse_url
+from supervisor.link import Link
+from supervisor.server import Server
+
+DONE, FAILED, ASKED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
+FILE_CHUNK: Final = 64 * 1024
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, not argparse's usage and a line."""
+        self.exit(ASKED_WRONGLY, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="muxlink", description="Long-lived, multiplexed HTTP/2 links between services.", formatter_class=raw,
+        epilog="example: muxlink demo",
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser(
+        "serve", help="serve a handler", formatter_class=raw,
+        description="Serve a handler over HTTP/2 with prior knowledge until SIGINT or SIGTERM, then drain.\n"
+        "The working directory is importable.",
+        epilog="example: muxlink serve examples.hello:hello --bind 127.0.0.1:8080",
+    )  # fmt: skip
+    serve.add_argument("handler", metavar="MODULE:HANDLER", help="a coroutine function that takes a stream")
+    serve.add_argument(
+        "--bind", default="127.0.0.1:8080", metavar="HOST:PORT|unix:PATH",
+        help="where to listen; port 0 is any free one (default: %(default)s)",
+    )  # fmt: skip
+    serve.set_defaults(run=_serve)
+
+    ask = commands.add_parser(
+        "request", help="send one request and print the response's body", formatter_class=raw,
+        description="Send one request over HTTP/2 with prior knowledge and print the response's body.",
+        epilog="example: muxlink request -d world http://127.0.0.1:8080/",
+    )  # fmt: skip
+    ask.add_argument("url", metavar="URL", help="http://HOST[:PORT][/PATH]")
+    ask.add_argument("-X", "--request", dest="method", metavar="METHOD", help="default: GET, or POST with -d")
+    ask.add_argument("-d", "--data", metavar="DATA|@FILE", help="the request's body, or the file that holds it")
+    ask.add_argument(
+        "-H", "--header", dest="headers", action="append", default=[], metavar="'NAME: VALUE'", help="may be repeated"
+    )
+    ask.add_argument("-i", "--include", action="store_true", help="print the response's head and trailers, too")
+    ask.add_argument("--timeout", type=float, metavar="SECONDS", help="for the whole request (default: none)")
+    ask.add_argument("--unix-socket", metavar="PATH", help="connect there; the URL's host is only named in the request")
+    ask.set_defaults(run=_request)
+
+    story = commands.add_parser(
+        "demo", help="a server process and a link to it, with many requests at a time", formatter_class=raw,
+        description="Start a server process, link to it, send many requests at a time, check each answer.",
+        epilog="example: muxlink demo --requests 5000",
+    )  # fmt: skip
+    story.add_argument("--requests", type=int, default=1000, metavar="N", help="how many (default: %(default)s)")
+    story.set_defaults(run=_demo)
+    return parser
+
+
+# --- serve ------------------------------------------------------------------------------------------------------------
+
+
+async def _serve(asked: argparse.Namespace) -> int:
+    handler = load_handler(asked.handler)
+    where = parse_bind(asked.bind)
+    loop = asyncio.get_running_loop()
+    stopping = [asyncio.Event(), asyncio.Event()]
+
+    def stop() -> None:
+        """The first signal drains, the second one hastens."""
+        stopping[int(stopping[0].is_set())].set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    async with Server(handler, where.host or "127.0.0.1", where.port, path=where.path) as server:
+        print(f"serving {server.url}", flush=True)
+        await stopping[0].wait()
+        draining = asyncio.create_task(server.close())
+        hastened = asyncio.create_task(stopping[1].wait())
+        await asyncio.wait((draining, hastened), return_when=asyncio.FIRST_COMPLETED)
+        hastened.cancel()
+        draining.cancel()
+        await asyncio.wait((draining, hastened))
+    return DONE
+
+
+def load_handler(name: str) -> Handler:
+    """What ``MODULE:HANDLER`` names, the working directory being importable. Raises Misuse."""
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise Misuse(f"bad handler {name!r}: write MODULE:HANDLER, such as examples.hello:hello")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as error:  # whatever the module does at import, the line says so
+        what = str(error).splitlines()[0] if str(error) else ""
+        raise Misuse.because(f"cannot import {module_name}: {type(error).__name__}: {what}", error) from error
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise Misuse(f"{module_name} has no {attribute}: is the handler's name right?") from None
+    return cast("Handler", found)  # Server says what is wrong with one that is no coroutine function
+
+
+# --- request ----------------------------------------------------------------------------------------------------------
+
+
+async def _request(asked: argparse.Namespace) -> int:
+    endpoint, path = parse_url(asked.url)
+    if endpoint.path is not None:
+        raise Misuse(f"bad URL {asked.url!r}: write --unix-socket {endpoint.path} http://localhost/PATH")
+    service = f"{UNIX_PREFIX}{asked.unix_socket}" if asked.unix_socket else f"http://{endpoint}"
+    method = asked.method or ("GET" if asked.data is None else "POST")
+    headers = check_fields([_header(line) for line in asked.headers])  # before anything is connected
+    body = _body(asked.data)
+    async with (
+        Link(service) as link,
+        link.stream(
+            method, path, headers=headers, body=body, timeout=asked.timeout, authority=endpoint.authority
+        ) as stream,
+    ):  # fmt: skip
+        head = await stream.response()
+        out = sys.stdout.buffer
+        if asked.include:
+            out.write(b"HTTP/2 %d\n" % head.status + _lines(head.headers) + b"\n")
+        async for chunk in stream:
+            out.write(chunk)
+        if asked.include and (trailers := await stream.trailers()):
+            out.write(b"\n" + _lines(trailers))
+        out.flush()
+    return DONE
+
+
+def _lines(headers: object) -> bytes:
+    return b"".join(name + b": " + value + b"\n" for name, value in cast("Sequence[tuple[bytes, bytes]]", headers))
+
+
+def _header(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon or not name.strip():
+        raise InvalidHeaders(f"bad header {line!r}: write 'NAME: VALUE'")
+    return name.strip(), value.strip()
+
+
+def _body(data: str | None) -> OutgoingBody:
+    if data is None:
+        return b""
+    if not data.startswith("@"):
+        return data.encode("utf-8", "surrogateescape")
+    path = Path(data[1:])
+    try:
+        size = path.stat().st_size
+        file = path.open("rb")
+    except OSError as error:
+        raise Misuse(f"cannot read {path}: {error.strerror}; -d @FILE names a file that can be read") from None
+    if size <= FILE_CHUNK:
+        with file:
+            return file.read()
+
+    def chunks() -> Iterator[bytes]:
+        with file:
+            while chunk := file.read(FILE_CHUNK):
+                yield chunk
+
+    return chunks()
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+
+
+async def _demo(asked: argparse.Namespace) -> int:
+    if asked.requests < 1:
+        raise Misuse(f"--requests must be at least 1, not {asked.requests}")
+    await demo.run(asked.requests, 50, sys.stdout)
+    return DONE
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first error in groups of them."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        asked = _parser().parse_args(argv)
+    except SystemExit as done:
+        return int(done.code or 0)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    run = cast("Callable[[argparse.Namespace], Coroutine[None, None, int]]", asked.run)
+    try:
+        return asyncio.run(run(asked))
+    except (LinkError, ExceptionGroup) as group:
+        error = _first(group)
+        if not isinstance(error, LinkError):
+            raise
+        print(f"muxlink {asked.command}: {error}", file=sys.stderr)
+        return ASKED_WRONGLY if isinstance(error, (Misuse, InvalidHeaders)) else FAILED
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing may be written to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
