@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from time import perf_counter
 from typing import Any, ClassVar, Final, Generic, TypeVar, cast
+from weakref import WeakSet
 
 from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
 from actors.mailbox import Mailbox, Overflow, Ref, Reply, SystemMessage, Understood, closed_error, refuse_unknown
@@ -47,7 +48,7 @@ MESSAGES_PER_TURN: Final = 1024
 SECONDS_PER_TURN: Final = 0.005
 
 
-class Stop(Exception):  # noqa: N818  (not an error: the way out of a turn or a body, as StopIteration is)
+class Stop(Exception):  # not an error: the way out of a turn or a body, as StopIteration is
     """Raised inside an actor to end it with a reason that is no fault of its program."""
 
     def __init__(self, reason: LinkError | None = None) -> None:
@@ -58,7 +59,7 @@ class Stop(Exception):  # noqa: N818  (not an error: the way out of a turn or a 
 class Actor(ABC, Generic[M]):
     """What both kinds share: a name, a ref, a task, watchers, and one end."""
 
-    __slots__ = ("__weakref__", "_cause", "_crashed", "_task", "_watchers", "exited", "name", "ref", "tracer")
+    __slots__ = ("__weakref__", "_cause", "_crashed", "_task", "_watchers", "exited", "name", "tracer")
 
     understands: ClassVar[Understood] = object
     """The union of the messages that ``tell`` takes; checked at every ``tell`` in asyncio's debug mode."""
@@ -66,13 +67,17 @@ class Actor(ABC, Generic[M]):
     def __init__(self, name: str, tracer: Tracer | None = None) -> None:
         self.name = name
         self.tracer = tracer if tracer is not None else Tracer()
-        self.ref: Ref[M] = Ref(name, self.tell, self.signal)
         self.exited: Exited | None = None
         """How it ended; None while it has not."""
         self._task: asyncio.Task[None] | None = None
         self._cause: BaseException | None = None
         self._crashed: bool | None = None
-        self._watchers: list[Ref[Exited]] = []
+        self._watchers: dict[Callable[[Exited], object], Ref[Exited]] = {}
+
+    @property
+    @abstractmethod
+    def ref(self) -> Ref[M]:
+        """The actor as others know it."""
 
     @abstractmethod
     def tell(self, message: M) -> bool:
@@ -90,10 +95,17 @@ class Actor(ABC, Generic[M]):
         """Begin to run; each of ``watchers`` is told Exited when it ends. Raises Misuse the second time."""
         if self._task is not None:
             raise Misuse(f"{self.name} was started already: an actor lives once")
-        self._watchers.extend(watchers)
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=self.name)
+        for watcher in watchers:
+            self._watchers[watcher.tell] = watcher
+        loop = asyncio.get_running_loop()
+        self._begin(loop)
+        self._task = loop.create_task(self._run(), name=self.name)
         self._task.add_done_callback(self._ended)
         return self.ref
+
+    @abstractmethod
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Runs as the task is made."""
 
     async def stop(self, cause: LinkError | None = None) -> Exited:
         """Ask it to end because of ``cause`` and wait until it has; calling it again just waits."""
@@ -140,9 +152,9 @@ class Actor(ABC, Generic[M]):
                 if self.exited is not None:
                     watcher.tell(self.exited)
                 else:
-                    self._watchers.append(watcher)
+                    self._watchers[watcher.tell] = watcher
             case Unwatch(watcher):
-                self._watchers = [kept for kept in self._watchers if kept.tell != watcher.tell]
+                self._watchers.pop(watcher.tell, None)
             case _:
                 return False
         return True
@@ -160,16 +172,26 @@ class Actor(ABC, Generic[M]):
         elif isinstance(error, Stop):
             self._record(error.reason, crashed=False)
         else:
-            if self._crashed is None:
+            # One that was told to end may well raise what it was told; anything else is a fault of its cleaning up.
+            if self._crashed is None or not isinstance(error, LinkError):
                 self._log_crash(error)
             self._record(error, crashed=True)
         exited = self.exited = Exited(self.name, self._cause, bool(self._crashed))
-        self._finish(exited)
-        watchers, self._watchers = self._watchers, []
+        self._last(self._finish, exited)
+        watchers, self._watchers = self._watchers, {}
         if self.tracer.on:
             self.tracer.speak_as(self.name, self._last_event())
-        for watcher in watchers:
-            watcher.tell(exited)
+        for watcher in watchers.values():
+            self._last(watcher.tell, exited)
+        if self.tracer.on:
+            self.tracer.speak_as("caller")
+
+    def _last(self, step: Callable[..., object], *args: object) -> None:
+        """Take one step of the end: should it fail, those after it are taken all the same."""
+        try:
+            step(*args)
+        except Exception as error:
+            logger.error("%s failed at its end, in %s", self.name, getattr(step, "__qualname__", step), exc_info=error)
 
     def _log_crash(self, error: BaseException) -> None:
         logger.error("%s crashed", self.name, exc_info=error)
@@ -201,9 +223,13 @@ class BodyActor(Actor[M]):
     def fold(self, message: M) -> None:
         """Take one message into the state and wake who waits for it; must not wait."""
 
-    def start(self, *watchers: Ref[Any]) -> Ref[M]:
-        self._strict = asyncio.get_running_loop().get_debug()
-        return super().start(*watchers)
+    @property
+    def ref(self) -> Ref[M]:
+        # Made anew: an actor that kept its ref would be a cycle, and thousands a second of them keep the collector busy.
+        return Ref(self.name, self.tell, self.signal)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._strict = loop.get_debug()
 
     def tell(self, message: M) -> bool:
         if self._strict:
@@ -227,6 +253,8 @@ class BodyActor(Actor[M]):
         if self.exited is not None:
             return False
         if isinstance(message, Halt):
+            if self.tracer.on:
+                self._cause_event = self.tracer.told(self.name, message)
             self._halt(message.cause)
         else:
             self._signalled(message)
@@ -237,10 +265,14 @@ class BodyActor(Actor[M]):
         self.tracer.speak_as(self.name, self._cause_event)
 
     def _halt(self, cause: LinkError | None) -> None:
-        """Cancel the body; the cause is set down first, so that it stays whatever the body makes of it."""
-        self._record(cause, crashed=False)
-        if self._task is not None:
-            self._task.cancel()
+        """Cancel the body, once: a second time would disturb its cleaning up.
+
+        The cause is set down first, so that it stays whatever the body makes of it.
+        """
+        if self._crashed is None:
+            self._record(cause, crashed=False)
+            if self._task is not None:
+                self._task.cancel()
 
     def _run(self) -> Coroutine[Any, Any, None]:
         return self.body()
@@ -256,7 +288,10 @@ class BodyActor(Actor[M]):
 class TurnActor(Actor[M]):
     """An actor that lives in turns: :meth:`receive` for each message, :meth:`settle` once per batch."""
 
-    __slots__ = ("_batch", "_event", "_halted", "_suspended", "_timers", "children", "mailbox", "shutdown_timeout")
+    __slots__ = (
+        "_batch", "_event", "_halt_event", "_halted", "_ref", "_suspended", "_timers", "children", "mailbox",
+        "shutdown_timeout",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -269,15 +304,18 @@ class TurnActor(Actor[M]):
     ) -> None:
         super().__init__(name, tracer)
         self.mailbox: Mailbox[M] = Mailbox(name, self.tracer, bound=bound, overflow=overflow)
+        self._ref: Ref[M] = Ref(name, self.mailbox.tell, self.signal)
         self.children: dict[str, Ref[Any]] = {}
         """The actors that this one started and that have not ended, by name."""
         self.shutdown_timeout = shutdown_timeout
         """Seconds that children have for ending when this actor ends."""
         self._batch: deque[M | Envelope] = deque()
-        self._timers: set[asyncio.TimerHandle] = set()
+        # The loop holds those that will ring; those that were cancelled need no keeping.
+        self._timers: WeakSet[asyncio.TimerHandle] = WeakSet()
         self._suspended = False
         self._halted = False
         self._event = 0
+        self._halt_event = 0
 
     # What a kind of turn actor writes.
 
@@ -295,7 +333,7 @@ class TurnActor(Actor[M]):
         """Runs when the actor is suspended or resumed."""
 
     def ending(self, reason: BaseException | None) -> None:
-        """Runs once when the actor begins to end: the place for last words; must not raise."""
+        """Runs once when the actor begins to end: the place for last words; what it raises is logged."""
 
     def ended(self) -> bool:
         """Whether, once it is ending, nothing is left to wait for; the children are counted already."""
@@ -306,12 +344,18 @@ class TurnActor(Actor[M]):
 
     # What it may use.
 
+    @property
+    def ref(self) -> Ref[M]:
+        return self._ref
+
     def tell(self, message: M) -> bool:
         return self.mailbox.tell(message)
 
     def signal(self, message: SystemMessage) -> bool:
         if self._watched(message):
             return True
+        if self.tracer.on and isinstance(message, Halt) and not self._halted:
+            self._halt_event = self.tracer.told(self.name, message)
         if self.mailbox.signal(message):
             return True
         if isinstance(message, GetState):
@@ -319,35 +363,36 @@ class TurnActor(Actor[M]):
             return True
         return False
 
-    def start(self, *watchers: Ref[Any]) -> Ref[M]:
-        if asyncio.get_running_loop().get_debug():
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop.get_debug():
             self.mailbox.understand(self.understands)
-        return super().start(*watchers)
 
     def start_child(self, actor: Actor[N]) -> Ref[N]:
-        """Start an actor whose end is told to this one, and which ends with it."""
+        """Start an actor whose end is told to this one, and which ends with it. Raises Misuse for a name in use."""
+        if actor.name in self.children:
+            raise Misuse(f"{self.name} has a child {actor.name} already: children are known by their names")
         ref = self.children[actor.name] = actor.start(self.ref)
         return ref
 
     def after(self, seconds: float, message: M) -> asyncio.TimerHandle:
         """Tell this actor ``message`` in ``seconds``; cancel the handle to take it back."""
-        handle: asyncio.TimerHandle
-
-        def ring() -> None:
-            self._timers.discard(handle)
-            if self.tracer.on:
-                self.tracer.speak_as("timer")
-            self.mailbox.tell(message)
-
-        handle = asyncio.get_running_loop().call_later(seconds, ring)
+        handle = asyncio.get_running_loop().call_later(seconds, self._ring, message)
         self._timers.add(handle)
         return handle
+
+    def _ring(self, message: M) -> None:
+        if not self.tracer.on:
+            self.mailbox.tell(message)
+            return
+        self.tracer.speak_as("timer")
+        self.mailbox.tell(message)
+        self.tracer.speak_as("caller")
 
     # How it runs.
 
     async def _run(self) -> None:
         try:
-            self.begin()
+            self._begin_turns()
             while True:
                 await self._next_batch()
                 self._turn()
@@ -369,6 +414,14 @@ class TurnActor(Actor[M]):
             self._abandon()
             raise
 
+    def _begin_turns(self) -> None:
+        tracer = self.tracer
+        if tracer.on:
+            tracer.speak_as(self.name, self._event)
+        self.begin()
+        if tracer.on:
+            tracer.speak_as("caller")
+
     async def _next_batch(self) -> None:
         if self._batch and not self._suspended:
             await asyncio.sleep(0)  # the rest of a long backlog: let the loop serve others first
@@ -380,30 +433,37 @@ class TurnActor(Actor[M]):
                 self._batch = taken
 
     def _turn(self) -> None:
-        for signal in self.mailbox.take_signals():
+        while (signal := self.mailbox.next_signal()) is not None:
             self._signalled(signal)
         if self._suspended:
             return
-        batch, tracer, receive = self._batch, self.tracer, self.receive
+        batch, tracer, receive, event = self._batch, self.tracer, self.receive, 0
+        if tracer.on:
+            tracer.speak_as(self.name)
         late = perf_counter() + SECONDS_PER_TURN
         for _ in range(min(len(batch), MESSAGES_PER_TURN)):
             message = batch.popleft()
             if type(message) is Envelope:
-                self._event = message.event
-                tracer.speak_as(self.name, message.event)
+                event = self._event = message.event
+                tracer.speak_as(self.name, event)
                 message = cast("M", message.message)
+            elif event:
+                # It was told while nobody traced.
+                event = self._event = 0
+                tracer.speak_as(self.name)
             if type(message) is Exited:
                 self.children.pop(message.name, None)
             receive(cast("M", message))
             if perf_counter() > late:
                 break
         self.settle()
-        if tracer.on:
+        if event or tracer.on:
             tracer.speak_as("caller")
 
     def _signalled(self, message: SystemMessage) -> None:
         match message:
             case Halt(cause):
+                self._event = self._halt_event
                 raise Stop(cause)
             case Suspend() | Resume():
                 wanted = isinstance(message, Suspend)
@@ -415,27 +475,45 @@ class TurnActor(Actor[M]):
 
     async def _wind_down(self) -> None:
         """Say the last words, end the children, and wait for both, but not for ever."""
-        self._halted = True
-        self._cancel_timers()
-        self.mailbox.give_back(self._batch)
-        self.ending(self._cause)
-        self._halt_children()
-        left = [] if self._is_empty() else list(self.children)
+        self._begin_to_end()
         try:
             async with asyncio.timeout(self.shutdown_timeout):
                 while not self._is_empty():
-                    for item in await self.mailbox.take():
-                        self._late(item.message if type(item) is Envelope else item)
-                    for signal in self.mailbox.take_signals():
-                        if isinstance(signal, GetState):
-                            signal.reply.tell(self._state())
+                    await self._next_batch()
+                    self._late_turn()
         except TimeoutError:
-            left = [name for name in left if name in self.children]
-            if left:
-                logger.error("%s ended without waiting for %s: cancelled, but not ended", self.name, ", ".join(left))
-            self.overdue()
+            if left := ", ".join(self.children):
+                logger.error("%s ended without waiting for %s: cancelled, but not ended", self.name, left)
+            self._last(self.overdue)
         except LinkError:
-            self.overdue()  # the mailbox overflowed while ending: nobody is left to wait for it
+            self._last(self.overdue)  # the mailbox overflowed while ending: nobody is left to wait for it
+
+    def _begin_to_end(self) -> None:
+        """What must be done at the end, however it came, and needs no waiting."""
+        tracer = self.tracer
+        self._halted = True
+        self._suspended = False
+        self._cancel_timers()
+        self.mailbox.reopen()
+        if tracer.on:
+            tracer.speak_as(self.name, self._event)
+        self._last(self.ending, self._cause)
+        self._halt_children()
+        if tracer.on:
+            tracer.speak_as("caller")
+
+    def _late_turn(self) -> None:
+        while (signal := self.mailbox.next_signal()) is not None:
+            if isinstance(signal, (GetState, TraceOn, TraceOff)):
+                self._signalled(signal)
+        batch, tracer = self._batch, self.tracer
+        for _ in range(min(len(batch), MESSAGES_PER_TURN)):
+            item = batch.popleft()
+            tracing = type(item) is Envelope
+            if tracing:
+                tracer.speak_as(self.name, cast("Envelope", item).event)
+            self._late(cast("Envelope", item).message if tracing else item)
+        tracer.speak_as("caller")
 
     def _late(self, message: object) -> None:
         """A message that comes while the actor ends: only ends matter now."""
@@ -451,17 +529,19 @@ class TurnActor(Actor[M]):
         cause = self._cause if isinstance(self._cause, LinkError) else closed_error(self.name, self._cause)
         for child in list(self.children.values()):
             child.signal(Halt(cause))
+            if self.mailbox.dead_letters:
+                # It may have ended already, and its Exited be among the messages that were lost.
+                child.signal(Watch(Ref(self.name, self._forget)))
+
+    def _forget(self, exited: Exited) -> None:
+        self.children.pop(exited.name, None)
 
     def _abandon(self) -> None:
         """The task was cancelled from outside: end the children and let go, without another await."""
         self._record(asyncio.CancelledError(f"the task of {self.name} was cancelled from outside"), crashed=True)
-        self._cancel_timers()
-        self.mailbox.give_back(self._batch)
         if not self._halted:
-            self._halted = True
-            self.ending(self._cause)
-        self._halt_children()
-        self.overdue()
+            self._begin_to_end()
+        self._last(self.overdue)
 
     def _cancel_timers(self) -> None:
         for timer in self._timers:
@@ -469,8 +549,15 @@ class TurnActor(Actor[M]):
         self._timers.clear()
 
     def _finish(self, exited: Exited) -> None:
+        if not self._halted:
+            self._abandon()  # it was cancelled before its first step
+        self._cancel_timers()
         reason = exited.reason
+        self.mailbox.give_back(self._batch)
         self.mailbox.close(reason if isinstance(reason, LinkError) else closed_error(self.name, reason))
+        while (signal := self.mailbox.next_signal()) is not None:
+            if isinstance(signal, GetState):
+                signal.reply.tell(self._state())
 
     def _last_event(self) -> int:
         return self._event

@@ -104,7 +104,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def receive(self, message: ConnectionMessage) -> None:
         match message:
-            case WireCommand():
+            case WireCommand():  # the most frequent first
                 message.apply(self.wire)
             case BytesArrived(data):
                 self.wire.take_in(data)
@@ -141,7 +141,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         wire = self.wire
         if wire.has_output:
             wire.pump()
-        for stream_id, size in wire.take_room().items():
+        for stream_id, size in wire.take_room():
             if stream := self._streams.get(stream_id):
                 stream.tell(RoomMade(size))
         if data := wire.output():

@@ -26,8 +26,9 @@ chained (``__cause__``). No exception of h2, ssl or the socket layer is raised t
 
 from __future__ import annotations
 
+import copyreg
 import enum
-from typing import Self
+from typing import Any, Self
 
 
 class Outcome(enum.Enum):
@@ -81,9 +82,9 @@ class LinkError(Exception):
         self.outcome = outcome
 
     @classmethod
-    def because(cls, message: str, cause: BaseException | None, *, outcome: Outcome = Outcome.NOT_SENT) -> Self:
-        """The same error with its first cause chained to it."""
-        error = cls(message, outcome=outcome)
+    def because(cls, message: str, cause: BaseException | None, **facts: Any) -> Self:
+        """The same error with its first cause chained to it; ``facts`` are what the class takes besides its message."""
+        error = cls(message, **facts)
         error.__cause__ = cause
         return error
 
@@ -95,6 +96,10 @@ class LinkError(Exception):
         error.outcome = outcome
         error.__cause__ = self.__cause__
         return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls the class with the message alone, which those that need a code refuse.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class LocalError(LinkError):

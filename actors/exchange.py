@@ -490,15 +490,16 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> Response:
     """Send all and receive all, at the same time where the body is long: the peer may answer as it reads."""
     failures: list[Exception] = []
     upload: asyncio.Task[None] | None = None
-    if _is_short(actor, outgoing):
-        _open(actor, outgoing)
+    body = outgoing.body
+    if isinstance(body, bytes) and len(body) <= actor.room:
+        _open(actor, outgoing, body)
     else:
         upload = asyncio.get_running_loop().create_task(_upload(actor, outgoing, failures), name=f"{actor.name}/upload")
     try:
         await actor.until(lambda: actor.head is not None)
         if actor.error is not None and not actor.remote_ended:
             raise actor.error
-        body = await actor.read_all(outgoing.max_body, leaving=True)
+        answer = await actor.read_all(outgoing.max_body, leaving=True)
         if upload is not None:
             await upload  # an early answer does not stop it, unless the peer says so (RFC 9113, 8.1)
     except LinkError:
@@ -510,30 +511,24 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> Response:
             upload.cancel()
             await asyncio.wait((upload,))
     head = _response_head(actor)
-    return Response(head.status, head.headers, body, actor.trailers, head.informational)
+    return Response(head.status, head.headers, answer, actor.trailers, head.informational)
 
 
-def _is_short(actor: StreamActor, outgoing: Outgoing) -> bool:
-    return isinstance(outgoing.body, (bytes, bytearray, memoryview)) and len(outgoing.body) <= actor.room
-
-
-def _open(actor: StreamActor, outgoing: Outgoing) -> None:
-    """Ask for the stream, with the whole body where it is short."""
-    body, short = outgoing.body, _is_short(actor, outgoing)
-    end = short or (body is None and outgoing.head[0][1] in (b"GET", b"HEAD"))
-    first = bytes(body) if short and isinstance(body, (bytes, bytearray, memoryview)) else b""
-    actor.local_ended = end
+def _open(actor: StreamActor, outgoing: Outgoing, whole: bytes | None) -> None:
+    """Ask for the stream, with the ``whole`` body where it is short; None where more follows."""
+    actor.local_ended = end = whole is not None
     trailers = outgoing.trailers if end else []
-    if not actor.command(OpenStream(actor.ref, outgoing.head, first, trailers, end, outgoing.weight)):
+    if not actor.command(OpenStream(actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight)):
         raise Closed(f"{actor.name} was not sent: its connection has ended")
 
 
 async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
     """Open the stream and send what the caller gave for its body, if anything."""
-    _open(actor, outgoing)
     body = outgoing.body
-    if body is None or actor.local_ended:
+    if body is None:
+        _open(actor, outgoing, b"" if outgoing.head[0][1] in (b"GET", b"HEAD") else None)
         return
+    _open(actor, outgoing, None)
     await actor.until(lambda: actor.sent)
     if actor.error is not None:
         raise actor.error

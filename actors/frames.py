@@ -7,6 +7,8 @@ buffered, and each frame can be fed to h2 by itself, or not at all.
 from __future__ import annotations
 
 import enum
+import re
+import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -14,6 +16,7 @@ from actors.errors import ErrorCode, ProtocolViolation
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_SIZE: Final = 9
+TYPE_AT: Final = 3
 
 
 class FrameType(enum.IntEnum):
@@ -33,6 +36,9 @@ class FrameType(enum.IntEnum):
 
 FRAME_NAMES: Final = {int(kind): kind.name for kind in FrameType}
 END_HEADERS: Final = 0x4
+_HEADER_BLOCK: Final = frozenset((FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.CONTINUATION))
+# Read in one step: 16 bits of length, then 8 more with the 8 of the type, the flags, the stream.
+_HEADER: Final = struct.Struct(">HHBL")
 
 
 class Frame(NamedTuple):
@@ -96,6 +102,8 @@ class Gate:
         if self._preface:
             return len(self._buffer) >= len(PREFACE) or not PREFACE.startswith(self._buffer)
         have = len(self._buffer) - self._position
+        if self._first and have > TYPE_AT and self._buffer[self._position + TYPE_AT] != FrameType.SETTINGS:
+            return True
         if have < HEADER_SIZE:
             return False
         length = int.from_bytes(self._buffer[self._position : self._position + 3])
@@ -117,12 +125,16 @@ class Gate:
     def next_frame(self) -> Frame | None:
         """The next whole frame, or None until more bytes come. Raises ProtocolViolation for one that may not be."""
         buffer, position = self._buffer, self._position
-        if self._preface or len(buffer) - position < HEADER_SIZE:
+        if self._preface:
             return None
-        length = int.from_bytes(buffer[position : position + 3])
-        kind = buffer[position + 3]
         if self._first:
-            self._check_first(bytes(buffer[position : position + 24]), kind, length)
+            self._check_first(bytes(buffer[position : position + 24]))
+        if len(buffer) - position < HEADER_SIZE:
+            return None
+        length, kind, flags, stream_id = _HEADER.unpack_from(buffer, position)
+        length = length << 8 | kind >> 8
+        kind &= 0xFF
+        stream_id &= 0x7FFF_FFFF
         if length > self.max_frame_size:
             raise ProtocolViolation(
                 f"the peer sent a frame of {length} bytes, more than the {self.max_frame_size} that it may",
@@ -133,20 +145,24 @@ class Gate:
             return None
         self._first = False
         self._position = end
-        flags = buffer[position + 4]
-        stream_id = int.from_bytes(buffer[position + 5 : position + 9]) & 0x7FFF_FFFF
-        if kind in (FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.CONTINUATION):
+        if kind in _HEADER_BLOCK:
             self._block_stream = 0 if flags & END_HEADERS else stream_id
         return Frame(kind, flags, stream_id, buffer[position:end])
 
-    def _check_first(self, begun: bytes, kind: int, length: int) -> None:
-        """The first frame must be SETTINGS (RFC 9113, 3.4); anything else is most likely another protocol."""
-        if kind != FrameType.SETTINGS:
+    def _check_first(self, begun: bytes) -> None:
+        """The first frame must be SETTINGS (RFC 9113, 3.4); anything else is most likely another protocol.
+
+        A TLS alert has seven bytes: its sender would not live to say nine.
+        """
+        if len(begun) > TYPE_AT and begun[TYPE_AT] != FrameType.SETTINGS:
             raise ProtocolViolation(f"the peer does not speak HTTP/2: it began with {begun!r}{_hint(begun)}")
 
 
+_HTTP_1_REQUEST: Final = re.compile(rb"[A-Z]{3,7} (/|\*|http|[!-~]+:[0-9])")
+
+
 def _hint(begun: bytes) -> str:
-    if begun.startswith(b"HTTP/1.") or b" HTTP/1." in begun or begun[:4] in (b"GET ", b"POST", b"HEAD", b"PUT "):
+    if begun.startswith(b"HTTP/1.") or _HTTP_1_REQUEST.match(begun):
         return "; it speaks HTTP/1.1, and muxlink needs HTTP/2 with prior knowledge"
     if begun[:2] == b"\x16\x03" or begun[:2] == b"\x15\x03":
         return "; it speaks TLS, and this end is plaintext"

@@ -10,7 +10,7 @@ import asyncio
 import enum
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import UnionType
 from typing import Any, Final, Generic, TypeVar, cast, get_args
 
@@ -77,6 +77,7 @@ class Reply(Generic[T]):
         """Say that there will be no answer, and why."""
         if not self._future.done():
             self._future.set_exception(error)
+            self._future.exception()  # looked at: one that nobody waits for is no error in asyncio's eyes
 
     async def wait(self) -> T:
         """The answer; raises what ``fail`` was given."""
@@ -95,7 +96,7 @@ class Mailbox(Generic[M]):
     """Messages that wait for one owner."""
 
     __slots__ = (
-        "_backlog", "_closed", "_overflowed", "_signals", "_understood", "_waiter", "bound", "dead_letters", "name",
+        "_backlog", "_closed", "_signals", "_understood", "_waiter", "bound", "dead_letters", "name",
         "overflow", "tracer",
     )  # fmt: skip
 
@@ -119,7 +120,6 @@ class Mailbox(Generic[M]):
         self._signals: deque[SystemMessage] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._closed: LinkError | None = None
-        self._overflowed = False
         self._understood: Understood | None = None
 
     def __len__(self) -> int:
@@ -160,29 +160,28 @@ class Mailbox(Generic[M]):
         """Wait until something is there, and hand over the whole backlog; cancelling it loses nothing.
 
         The backlog comes back empty where only system messages wait, or where ``signals_only`` leaves the others in
-        place. Raises Misuse when two take at once, and LimitReached once after the mailbox overflowed under CLOSE.
+        place. Raises Misuse when two take at once, and what the mailbox was closed with: LimitReached after it
+        overflowed under CLOSE.
         """
-        while not self._signals and (signals_only or not self._backlog) and not self._overflowed:
-            if self._waiter is not None:
+        while self._closed is None and not self._signals and (signals_only or not self._backlog):
+            if self._waiter is not None and not self._waiter.done():
                 raise Misuse(f"two tasks take from the mailbox of {self.name}: it has one owner")
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = waiter = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await waiter
             finally:
-                self._waiter = None
-        if self._overflowed:
-            self._overflowed = False
-            assert self._closed is not None
+                if self._waiter is waiter:
+                    self._waiter = None
+        if self._closed is not None:
             raise self._closed
         if signals_only:
             return deque()
         backlog, self._backlog = self._backlog, deque()
         return backlog
 
-    def take_signals(self) -> deque[SystemMessage]:
-        """Hand over the waiting system messages."""
-        signals, self._signals = self._signals, deque()
-        return signals
+    def next_signal(self) -> SystemMessage | None:
+        """Hand over the system message that waits longest, if any; those after it stay, should handling it fail."""
+        return self._signals.popleft() if self._signals else None
 
     def give_back(self, messages: deque[M | Envelope]) -> None:
         """Put messages that were taken and not handled back in front."""
@@ -190,34 +189,51 @@ class Mailbox(Generic[M]):
         messages.clear()
 
     def close(self, reason: LinkError) -> None:
-        """Take no more; what still waits becomes dead letters. Closing twice changes nothing."""
+        """Take no more; what still waits becomes dead letters, but for system messages. The first reason stays."""
         if self._closed is None:
             self._closed = reason
         left, self._backlog = self._backlog, deque()
-        self._signals.clear()
-        for item in left:
-            self.bury(item.message if type(item) is Envelope else item)
+        self._bury_told(left)
+        if (waiter := self._waiter) is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def reopen(self) -> None:
+        """Take messages again after an overflow: an owner that ends must still hear of its children's ends."""
+        self._closed = None
 
     def _make_room(self, message: M) -> bool:
         if self._closed is None:
             if self.overflow is Overflow.DROP_OLDEST:
-                oldest = self._backlog.popleft()
-                self.bury(oldest.message if type(oldest) is Envelope else oldest)
+                self._bury_told((self._backlog.popleft(),))
                 return True
             if self.overflow is Overflow.CLOSE:
-                self._overflowed = True
                 self.close(LimitReached(f"the mailbox of {self.name} overflowed at {self.bound} messages"))
-                if (waiter := self._waiter) is not None and not waiter.done():
-                    waiter.set_result(None)
         self.bury(message)
         return False
 
     def bury(self, message: object) -> None:
         """Count a message as a dead letter, and trace it."""
         self.dead_letters += 1
-        logger.debug("dead letter for %s: %s %s", self.name, type(message).__name__, summary_of(message))
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("dead letter for %s: %s %s", self.name, type(message).__name__, summary_of(message))
         if self.tracer.on:
             self.tracer.told(self.name, message, dead=True)
+
+    def _bury_told(self, items: Collection[Any]) -> None:
+        """Bury messages that were taken in before: what told each of them is the cause of its dead letter."""
+        tracer = self.tracer
+        if not tracer.on and not logger.isEnabledFor(logging.DEBUG):
+            self.dead_letters += len(items)
+            return
+        speaker, event = tracer.actor, tracer.event
+        for item in items:
+            if type(item) is Envelope:
+                tracer.speak_as(self.name, item.event)
+                self.bury(item.message)
+            else:
+                tracer.speak_as(self.name)
+                self.bury(item)
+        tracer.speak_as(speaker, event)
 
 
 def closed_error(name: str, reason: BaseException | None) -> Closed:

@@ -46,9 +46,13 @@ class Limits:
     max_streams: int = _count(100, 1)
     """Streams that the peer may have open at a time (SETTINGS_MAX_CONCURRENT_STREAMS); one more is refused."""
     stream_window: int = _count(256 * KiB, 1)
-    """Bytes that a peer may send on one stream before we read them (SETTINGS_INITIAL_WINDOW_SIZE)."""
+    """Bytes that a peer may send on one stream before we read them (SETTINGS_INITIAL_WINDOW_SIZE), to begin with."""
+    max_stream_window: int = _count(4 * MiB, 1)
+    """What a stream's window grows to while its reader keeps up; never below ``stream_window``."""
     connection_window: int = _count(1 * MiB, 65_535)
-    """Bytes that a peer may send on all streams together before we read them; at least 65,535 (RFC 9113, 6.9.2)."""
+    """The same for all streams together, to begin with; at least 65,535 (RFC 9113, 6.9.2)."""
+    max_connection_window: int = _count(16 * MiB, 65_535)
+    """What the connection's window grows to while its readers keep up; never below ``connection_window``."""
     send_buffer: int = _count(256 * KiB, 1)
     """Bytes of one stream that may wait for the peer's windows or the socket; ``send`` waits for room beyond it."""
     max_frame_size: int = _count(16 * KiB, 16 * KiB, 2**24 - 1)

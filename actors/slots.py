@@ -5,6 +5,7 @@ Deadlines belong to the waiters: one whose time is up calls :meth:`Slots.leave`,
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -20,7 +21,8 @@ class Slots(Generic[K]):
         self._check(limit)
         self.limit = limit
         self._holders: set[K] = set()
-        self._waiting: dict[K, None] = {}
+        # A plain dict looks for its first key behind all that were deleted before it.
+        self._waiting: OrderedDict[K, None] = OrderedDict()
 
     @property
     def held(self) -> int:
@@ -65,8 +67,7 @@ class Slots(Generic[K]):
     def _admit(self) -> list[K]:
         admitted = []
         while self._waiting and len(self._holders) < self.limit:
-            who = next(iter(self._waiting))
-            del self._waiting[who]
+            who, _ = self._waiting.popitem(last=False)
             self._holders.add(who)
             admitted.append(who)
         return admitted

@@ -56,7 +56,12 @@ class Envelope:
 def summary_of(message: object) -> str:
     """What a message says of itself in a trace, cut to a bound."""
     summarize = getattr(message, "summary", None)
-    return str(summarize())[:MAX_SUMMARY] if summarize is not None else ""
+    if summarize is None:
+        return ""
+    try:
+        return str(summarize())[:MAX_SUMMARY]
+    except Exception as error:  # a foreign error inside may fail to say what it is; whoever tells it must not fail too
+        return f"(no summary: {type(error).__name__})"
 
 
 class Tracer:
@@ -73,13 +78,17 @@ class Tracer:
         self._exporters: tuple[Exporter, ...] = ()
 
     def attach(self, exporter: Exporter) -> None:
-        """Hand every event from now on to ``exporter``, which must be quick; one that raises is logged and dropped."""
-        self._exporters = (*self._exporters, exporter)
+        """Hand every event from now on to ``exporter``, which must be quick; one that raises is logged and dropped.
+
+        Attaching it again changes nothing.
+        """
+        if exporter not in self._exporters:
+            self._exporters = (*self._exporters, exporter)
         self.on = True
 
     def detach(self, exporter: Exporter) -> None:
         """Stop handing events to ``exporter``; nothing happens if it is not attached."""
-        self._exporters = tuple(kept for kept in self._exporters if kept is not exporter)
+        self._exporters = tuple(kept for kept in self._exporters if kept != exporter)
         self.on = bool(self._exporters)
 
     def speak_as(self, actor: str, event: int = 0) -> None:
@@ -137,4 +146,7 @@ class Recorder:
 
     @staticmethod
     def _size(event: TraceEvent) -> int:
-        return _FIXED_SIZE + len(event.summary) + len(event.sender) + len(event.receiver)
+        summary = event.summary
+        # Outside ASCII a string takes up to four bytes a character.
+        width = 1 if summary.isascii() else 4
+        return _FIXED_SIZE + width * len(summary) + len(event.sender) + len(event.receiver)

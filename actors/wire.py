@@ -67,11 +67,30 @@ BYTES_PER_PUMP: Final = 256 * 1024
 """Bytes of bodies that one turn puts out, so that the socket's backpressure is seen in time."""
 _H2_UNLIMITED: Final = 2**31 - 1
 _CONNECTION: Final = 0
+_NO_ERROR: Final = int(ErrorCode.NO_ERROR)
 _NOT_FOR_H2: Final = frozenset((FrameType.GOAWAY, FrameType.PRIORITY))
 
 
 class _H2(H2Connection):
     MAX_CLOSED_STREAMS = 4096  # h2 keeps 65,536 closed ids, about 7.5 MB a connection
+
+
+@define(eq=False)
+class _Window:
+    """How far a receive window has grown (the manner of a reader, not h2's count of what is left of it)."""
+
+    size: int = 0
+    read: int = 0
+    """Bytes read since it last grew."""
+
+    def grow(self, start: int, most: int, read: int) -> int:
+        """By how much to grow a window after ``read`` bytes: it doubles each time that it was read twice over."""
+        self.read += read
+        size = self.size or start
+        if self.read < 2 * size or size >= most:
+            return 0
+        self.read, self.size = 0, min(2 * size, most)
+        return self.size - size
 
 
 @define(eq=False)
@@ -93,8 +112,12 @@ class _Record:
     closed: bool = False
     """Ended by both sides, or over: the peer does not count it any more."""
     deficit: int = 0
+    queued: int = 0
+    made: int = 0
+    """Bytes that went out and that the stream was not told of."""
     owed: int = 0
     """Bytes of flow control that the peer has not got back."""
+    window: _Window = field(factory=_Window)
 
 
 class Wire:
@@ -113,7 +136,8 @@ class Wire:
         """Streams that both sides count as open (RFC 9113, 5.1.2)."""
         self._ready: dict[int, _Record] = {}
         self._blocked: dict[int, _Record] = {}
-        self._room: dict[int, int] = {}
+        self._room: dict[int, _Record] = {}
+        self._window = _Window()
         self._out: list[bytes] = []
         self._broken: ProtocolViolation | None = None
         self._budget = BYTES_PER_PUMP
@@ -333,6 +357,7 @@ class Wire:
             return
         if data:
             record.queue.append(data)
+            record.queued += len(data)
         record.ending, record.trailers = end, trailers
         if stream_id not in self._blocked:
             self._ready[stream_id] = record
@@ -357,9 +382,20 @@ class Wire:
         if record is None:
             return
         size = min(size, record.owed)
+        if not size:
+            return
         record.owed -= size
-        if size:
-            self._h2.acknowledge_received_data(size, stream_id)
+        self._h2.acknowledge_received_data(size, stream_id)
+        if not record.owed and not record.remote_ended and not record.over:
+            self._widen(record, size)
+
+    def _widen(self, record: _Record, read: int) -> None:
+        """The reader keeps up with the peer: let more be on its way."""
+        limits = self.limits
+        if more := record.window.grow(limits.stream_window, limits.max_stream_window, read):
+            self._h2.increment_flow_control_window(more, record.id)
+        if more := self._window.grow(limits.connection_window, limits.max_connection_window, read):
+            self._h2.increment_flow_control_window(more)
 
     def release(self, stream_id: int, code: int = ErrorCode.NO_ERROR) -> bool:
         """The stream's actor has ended: let its queue go out if ``code`` is NO_ERROR, then forget the stream.
@@ -369,7 +405,7 @@ class Wire:
         record = self._records.get(stream_id)
         if record is None:
             return True
-        if code == ErrorCode.NO_ERROR and record.ending and not record.local_ended and not record.over:
+        if code == _NO_ERROR and record.ending and not record.local_ended and not record.over:
             record.released = True
             return False
         self._forget(record, code)
@@ -428,7 +464,9 @@ class Wire:
                 if last:
                     self._end_local(record)
                 elif not record.ending:
-                    self._room[stream_id] = self._room.get(stream_id, 0) + size
+                    record.made += size
+                    self._room[stream_id] = record
+                record.queued -= size
             if queue:
                 return True
             record.deficit = 0
@@ -444,11 +482,16 @@ class Wire:
             self._forget(record, ErrorCode.NO_ERROR)
         return False
 
-    def take_room(self) -> dict[int, int]:
-        """Bytes that went out since the last call, by stream."""
+    def take_room(self) -> list[tuple[int, int]]:
+        """How much room was made, by stream; told only once a queue is half empty, so that a sender wakes seldom."""
         if not self._room:
-            return self._room
-        room, self._room = self._room, {}
+            return []
+        low = self.limits.send_buffer // 2
+        told = [record for record in self._room.values() if record.queued <= low]
+        room = [(record.id, record.made) for record in told]
+        for record in told:
+            record.made = 0
+            del self._room[record.id]
         return room
 
     def output(self) -> bytes:
@@ -497,18 +540,21 @@ class Wire:
 
     def _drop_queue(self, record: _Record) -> None:
         record.queue.clear()
+        record.queued = 0
+        self._room.pop(record.id, None)
         record.trailers = None
         record.ending = True
         self._ready.pop(record.id, None)
         self._blocked.pop(record.id, None)
 
     def _forget(self, record: _Record, code: int) -> None:
-        self.reset(record.id, code)
-        self._drop_queue(record)
+        stream_id = record.id
+        if not record.closed:
+            self.reset(stream_id, code)
         if record.owed:
-            self.return_credit(record.id, record.owed)
-        self._room.pop(record.id, None)
-        del self._records[record.id]
+            self._h2.acknowledge_received_data(record.owed, stream_id)
+        self._room.pop(stream_id, None)
+        del self._records[stream_id]
 
 
 def _take(queue: deque[bytes | memoryview], limit: int) -> bytes | memoryview:
