@@ -46,6 +46,8 @@ T = TypeVar("T")
 
 MESSAGES_PER_TURN: Final = 1024
 SECONDS_PER_TURN: Final = 0.005
+LETTERS_PER_TURN: Final = 256
+"""Dead letters that are put away in one go; with tracing on, each costs as much as telling it did."""
 
 
 class Stop(Exception):  # not an error: the way out of a turn or a body, as StopIteration is
@@ -101,6 +103,8 @@ class Actor(ABC, Generic[M]):
         self._begin(loop)
         self._task = loop.create_task(self._run(), name=self.name)
         self._task.add_done_callback(self._ended)
+        if self._crashed is not None:
+            self._task.cancel()  # it was told to end before it began
         return self.ref
 
     @abstractmethod
@@ -225,11 +229,13 @@ class BodyActor(Actor[M]):
 
     @property
     def ref(self) -> Ref[M]:
-        # Made anew: an actor that kept its ref would be a cycle, and thousands a second of them keep the collector busy.
+        # Made anew: an actor that kept its ref would be a cycle, and thousands a second keep the collector busy.
         return Ref(self.name, self.tell, self.signal)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._strict = loop.get_debug()
+        if self.tracer.on and not self._cause_event:
+            self._cause_event = self.tracer.event
 
     def tell(self, message: M) -> bool:
         if self._strict:
@@ -304,6 +310,7 @@ class TurnActor(Actor[M]):
     ) -> None:
         super().__init__(name, tracer)
         self.mailbox: Mailbox[M] = Mailbox(name, self.tracer, bound=bound, overflow=overflow)
+        self.mailbox.unheard = self.unheard
         self._ref: Ref[M] = Ref(name, self.mailbox.tell, self.signal)
         self.children: dict[str, Ref[Any]] = {}
         """The actors that this one started and that have not ended, by name."""
@@ -339,6 +346,9 @@ class TurnActor(Actor[M]):
         """Whether, once it is ending, nothing is left to wait for; the children are counted already."""
         return True
 
+    def unheard(self, message: M) -> None:
+        """Runs for each message that became a dead letter: the chance to answer who would wait for ever."""
+
     def overdue(self) -> None:
         """Runs when the shutdown time is up and something is still left."""
 
@@ -366,6 +376,8 @@ class TurnActor(Actor[M]):
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop.get_debug():
             self.mailbox.understand(self.understands)
+        if self.tracer.on:
+            self._event = self.tracer.event
 
     def start_child(self, actor: Actor[N]) -> Ref[N]:
         """Start an actor whose end is told to this one, and which ends with it. Raises Misuse for a name in use."""
@@ -433,8 +445,9 @@ class TurnActor(Actor[M]):
                 self._batch = taken
 
     def _turn(self) -> None:
-        while (signal := self.mailbox.next_signal()) is not None:
-            self._signalled(signal)
+        signals = self.mailbox.signals
+        while signals:
+            self._signalled(signals.popleft())
         if self._suspended:
             return
         batch, tracer, receive, event = self._batch, self.tracer, self.receive, 0
@@ -487,6 +500,19 @@ class TurnActor(Actor[M]):
             self._last(self.overdue)
         except LinkError:
             self._last(self.overdue)  # the mailbox overflowed while ending: nobody is left to wait for it
+        await self._put_away_the_rest()
+
+    async def _put_away_the_rest(self) -> None:
+        """What nobody takes any more becomes dead letters a turn at a time: there may be much of it."""
+        rest = self._batch
+        if len(rest) + len(self.mailbox) > LETTERS_PER_TURN:
+            rest.extend(self.mailbox.shut(self._last_error(self._cause)))
+        while len(rest) > LETTERS_PER_TURN:
+            self.mailbox.put_away(rest, LETTERS_PER_TURN)
+            await asyncio.sleep(0)
+
+    def _last_error(self, cause: BaseException | None) -> LinkError:
+        return cause if isinstance(cause, LinkError) else closed_error(self.name, cause)
 
     def _begin_to_end(self) -> None:
         """What must be done at the end, however it came, and needs no waiting."""
@@ -503,8 +529,9 @@ class TurnActor(Actor[M]):
             tracer.speak_as("caller")
 
     def _late_turn(self) -> None:
-        while (signal := self.mailbox.next_signal()) is not None:
-            if isinstance(signal, (GetState, TraceOn, TraceOff)):
+        signals = self.mailbox.signals
+        while signals:
+            if isinstance(signal := signals.popleft(), (GetState, TraceOn, TraceOff)):
                 self._signalled(signal)
         batch, tracer = self._batch, self.tracer
         for _ in range(min(len(batch), MESSAGES_PER_TURN)):
@@ -526,7 +553,7 @@ class TurnActor(Actor[M]):
         return not self.children and self.ended()
 
     def _halt_children(self) -> None:
-        cause = self._cause if isinstance(self._cause, LinkError) else closed_error(self.name, self._cause)
+        cause = self._last_error(self._cause)
         for child in list(self.children.values()):
             child.signal(Halt(cause))
             if self.mailbox.dead_letters:
@@ -552,10 +579,9 @@ class TurnActor(Actor[M]):
         if not self._halted:
             self._abandon()  # it was cancelled before its first step
         self._cancel_timers()
-        reason = exited.reason
         self.mailbox.give_back(self._batch)
-        self.mailbox.close(reason if isinstance(reason, LinkError) else closed_error(self.name, reason))
-        while (signal := self.mailbox.next_signal()) is not None:
+        self.mailbox.close(self._last_error(exited.reason))
+        for signal in self.mailbox.signals:
             if isinstance(signal, GetState):
                 signal.reply.tell(self._state())
 
@@ -568,13 +594,11 @@ class TurnActor(Actor[M]):
         else:
             status = "stopping" if self._halted else "suspended" if self._suspended else "running"
         waiting = len(self.mailbox) + len(self._batch)
-        return ActorState(
-            self.name, status, waiting, self.mailbox.dead_letters, tuple(self.children), self.detail()
-        )
+        return ActorState(self.name, status, waiting, self.mailbox.dead_letters, tuple(self.children), self.detail())
 
 
 async def ask(ref: Ref[M], question: Callable[[Reply[T]], M], timeout: float) -> T:
-    """Tell ``ref`` the message that ``question`` makes of a reply, and wait for the answer, ``timeout`` seconds at most.
+    """Tell ``ref`` the message that ``question`` makes of a reply, and wait ``timeout`` seconds for the answer.
 
     For turn actors; never from inside a turn, which cannot wait. Raises DeadlineExceeded, or Closed with the reason as
     soon as the asked actor ends.

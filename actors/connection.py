@@ -206,7 +206,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def _serve(self, stream_id: int, head: StreamFact, handler: Body) -> None:
         """Start an actor for a client's new stream, or refuse it, which says that nothing was done (RFC 9113, 8.7)."""
         limit = self.limits.max_streams
-        if self._going is not None or self.wire.open_streams > limit or len(self._streams) >= 2 * limit:
+        if self._going is not None or len(self._streams) >= 2 * limit:
             self.wire.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self.wire.release(stream_id)
             return
@@ -248,10 +248,13 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def _open(self, name: str) -> None:
         message = self._waiting.pop(name)
+        if not message.is_wanted():
+            return  # its end is on the way, and frees its slot
         whole = message.end and not message.body and not message.trailers
         stream_id = self.wire.open(message.head, end=whole, weight=message.weight)
         if stream_id is None:
-            self._going = self._closing = Closed(f"{self.name} has used up its stream ids (RFC 9113, 5.1.1)")
+            spent = Closed(f"{self.name} has used up its stream ids (RFC 9113, 5.1.1)")
+            self._going = self._closing = self.wire.broken or spent
             message.stream.tell(StreamFailed(self._going, Outcome.NOT_SENT))
             self._send_home(self._going)
             return
@@ -331,6 +334,12 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         if isinstance(message, ConnectionLost):
             self._lost = True
         super()._late(message)
+
+    def unheard(self, message: ConnectionMessage) -> None:
+        """A request that came too late is told so."""
+        if isinstance(message, OpenStream):
+            error = self._going or Closed(f"{self.name} has ended")
+            message.stream.tell(StreamFailed(error, Outcome.NOT_SENT))
 
     def suspended(self, yes: bool) -> None:
         self._pause_reading(yes)

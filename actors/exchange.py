@@ -246,6 +246,13 @@ class ServerStream(_Exchange):
         if self._actor.error is not None:
             raise self._actor.error
 
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        if self._pseudo.get(b":method") == b"HEAD":
+            self._check_sendable()
+            self._actor.check_open()
+            return  # RFC 9110, 9.3.2: the answer to HEAD has no body
+        await super().send(data)
+
     def _max_body(self) -> int:
         return self._actor.limits.max_request_body
 
@@ -270,6 +277,8 @@ def is_coroutine_function(handler: object) -> bool:
     """Whether calling it gives a coroutine: a coroutine function, a partial of one, or an object with one as call."""
     while isinstance(handler, functools.partial):
         handler = handler.func
+    if isinstance(handler, type):
+        return False  # calling a class makes an object, whatever calling the object does
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  (its kind matters, not whether it is there)
 
 
@@ -283,12 +292,10 @@ def serve(handler: Handler) -> Body:
         stream = ServerStream(actor)
         try:
             await handler(stream)
-        except StreamReset as reset:
-            if reset is actor.stopped_by:
-                raise Stop(reset) from None
-            raise
-        except LimitReached:
-            if stream._status or actor.error is not None:
+        except LinkError as stopped:
+            if stopped is actor.stopped_by:
+                raise Stop(stopped) from None
+            if not isinstance(stopped, LimitReached) or stream._status or actor.error is not None:
                 raise
             await stream.respond(413)
         if actor.error is not None or actor.local_ended:
@@ -334,7 +341,7 @@ class Outgoing:
             raise Misuse(f"a body is bytes, or an iterable of bytes, sync or async; not {type(self.body).__name__}")
         if type(self.weight) is not int or not 1 <= self.weight <= 256:
             raise Misuse(f"a weight is from 1 to 256, not {self.weight!r}")
-        if self.timeout is not None and not self.timeout > 0:
+        if self.timeout is not None and (type(self.timeout) not in (int, float) or not self.timeout > 0):
             raise Misuse(f"a timeout is a number of seconds above 0, not {self.timeout!r}")
         if type(self.max_body) is not int or self.max_body < 0:
             raise Misuse(f"max_body is a number of bytes, not {self.max_body!r}")
@@ -412,17 +419,21 @@ async def request(route: Route, outgoing: Outgoing) -> Response:
 
     async def run(actor: StreamActor) -> None:
         try:
-            response = await _within(actor, outgoing.timeout, _exchange(actor, outgoing))
+            await _within(actor, outgoing.timeout, _exchange(actor, outgoing))
         except Exception as error:
             if not result.done():
                 result.set_exception(error)
             raise Stop(error if isinstance(error, LinkError) else None) from error
         if not result.done():
-            result.set_result(response)
+            result.set_result(_response(actor))
 
     def ended(exited: Exited) -> None:
-        # The body has set the result, unless it was cancelled, perhaps before its first step.
-        if not result.done():
+        # The body has set the result, unless it was cancelled, perhaps before its first step, perhaps after its last.
+        if result.done():
+            return
+        if actor.remote_ended and actor.error is None:
+            result.set_result(_response(actor))
+        else:
             result.set_exception(actor.error or closed_error(exited.name, exited.reason))
 
     actor = _start(route, outgoing, run, Ref("caller", ended))
@@ -439,11 +450,11 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
 
     Without a body, our side stays open, but for GET and HEAD, which have none. Raises as :func:`request` does.
     """
-    returned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
 
     async def lend(actor: StreamActor) -> None:
         try:
-            await _within(actor, outgoing.timeout, _lend(actor, outgoing, returned))
+            await _within(actor, outgoing.timeout, _lend(actor, outgoing))
         except Exception as error:
             ours = error if isinstance(error, LinkError) else None
             actor.reset(ErrorCode.CANCEL, ours or Closed.because(f"{actor.name} was not sent in full", error))
@@ -458,8 +469,7 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
         yield ClientStream(actor, outgoing.max_body)
     finally:
         actor.reset(ErrorCode.CANCEL)
-        if not returned.done():
-            returned.set_result(None)
+        actor.signal(Halt(None))
 
 
 def _start(route: Route, outgoing: Outgoing, body: Body, *watchers: Ref[Exited]) -> StreamActor:
@@ -486,7 +496,7 @@ async def _within(actor: StreamActor, seconds: float | None, work: Coroutine[Non
         raise late from None
 
 
-async def _exchange(actor: StreamActor, outgoing: Outgoing) -> Response:
+async def _exchange(actor: StreamActor, outgoing: Outgoing) -> None:
     """Send all and receive all, at the same time where the body is long: the peer may answer as it reads."""
     failures: list[Exception] = []
     upload: asyncio.Task[None] | None = None
@@ -496,12 +506,12 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> Response:
     else:
         upload = asyncio.get_running_loop().create_task(_upload(actor, outgoing, failures), name=f"{actor.name}/upload")
     try:
-        await actor.until(lambda: actor.head is not None)
-        if actor.error is not None and not actor.remote_ended:
-            raise actor.error
-        answer = await actor.read_all(outgoing.max_body, leaving=True)
+        await actor.until_whole(outgoing.max_body)
         if upload is not None:
-            await upload  # an early answer does not stop it, unless the peer says so (RFC 9113, 8.1)
+            # An early answer does not stop it, unless the peer says so (RFC 9113, 8.1).
+            task = upload
+            task.add_done_callback(lambda _: actor.wake())
+            await actor.until(lambda: task.done() or actor.stopped_by is not None)
     except LinkError:
         if failures:
             raise failures[0] from None
@@ -510,15 +520,21 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> Response:
         if upload is not None and not upload.done():
             upload.cancel()
             await asyncio.wait((upload,))
+
+
+def _response(actor: StreamActor) -> Response:
     head = _response_head(actor)
-    return Response(head.status, head.headers, answer, actor.trailers, head.informational)
+    return Response(head.status, head.headers, actor.take_buffered(), actor.trailers, head.informational)
 
 
 def _open(actor: StreamActor, outgoing: Outgoing, whole: bytes | None) -> None:
     """Ask for the stream, with the ``whole`` body where it is short; None where more follows."""
     actor.local_ended = end = whole is not None
     trailers = outgoing.trailers if end else []
-    if not actor.command(OpenStream(actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight)):
+    opening = OpenStream(
+        actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight, actor.is_wanted
+    )
+    if not actor.command(opening):
         raise Closed(f"{actor.name} was not sent: its connection has ended")
 
 
@@ -543,14 +559,14 @@ async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
     actor.end(outgoing.trailers)
 
 
-async def _lend(actor: StreamActor, outgoing: Outgoing, returned: asyncio.Future[None]) -> None:
-    """Send the body that was given, if any, and then leave the stream to the caller until it is returned."""
+async def _lend(actor: StreamActor, outgoing: Outgoing) -> None:
+    """Send the body that was given, if any, and then leave the stream to the caller until that halts it."""
     try:
         await _send(actor, outgoing)
-    except StreamReset as error:
+    except LinkError as error:
         if error is not actor.stopped_by:
             raise
-    await returned
+    await asyncio.get_running_loop().create_future()
 
 
 async def _upload(actor: StreamActor, outgoing: Outgoing, failures: list[Exception]) -> None:

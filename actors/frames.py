@@ -35,6 +35,7 @@ class FrameType(enum.IntEnum):
 
 
 FRAME_NAMES: Final = {int(kind): kind.name for kind in FrameType}
+ACK: Final = 0x1
 END_HEADERS: Final = 0x4
 _HEADER_BLOCK: Final = frozenset((FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.CONTINUATION))
 # Read in one step: 16 bits of length, then 8 more with the 8 of the type, the flags, the stream.

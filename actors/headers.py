@@ -26,6 +26,7 @@ _FORBIDDEN_IN_VALUE: Final = re.compile(rb"[\x00\r\n]")
 _PATH: Final = re.compile(rb"(/[\x21-\x7e]*|\*)")
 _AUTHORITY: Final = re.compile(rb"[\x21-\x7e]+")
 _NOT_IN_AUTHORITY: Final = re.compile(rb"[/?#@\\]")
+_STATUSES: Final = frozenset(range(100, 1000)) - {101}
 MAX_LENGTH_DIGITS: Final = 20
 _CONNECTION_SPECIFIC: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
@@ -88,7 +89,9 @@ class Headers:
     __hash__ = None  # type: ignore[assignment]  # a mutable list is inside, as with list itself
 
     def __repr__(self) -> str:
-        shown = (f"{n.decode('latin-1')}: {'(hidden)' if n in SECRETS else v.decode('latin-1')}" for n, v in self._pairs)
+        shown = (
+            f"{n.decode('latin-1')}: {'(hidden)' if n in SECRETS else v.decode('latin-1')}" for n, v in self._pairs
+        )
         return f"Headers({', '.join(map(repr, shown))})"
 
 
@@ -100,7 +103,9 @@ def to_bytes(text: Text) -> bytes:
         except UnicodeEncodeError as error:
             # The text itself is not shown: it may be a secret.
             stranger = text[error.start]
-            raise InvalidHeaders(f"{stranger!r} in a header is not latin-1: give bytes in the wanted encoding") from None
+            raise InvalidHeaders(
+                f"{stranger!r} in a header is not latin-1: give bytes in the wanted encoding"
+            ) from None
     if isinstance(text, bytes):
         return text
     raise InvalidHeaders(f"a header's name and value must be str or bytes, not {type(text).__name__}")
@@ -121,7 +126,9 @@ def _field_name(name: Text) -> bytes:
         raise InvalidHeaders(f"the header name {raw!r} is not a token (RFC 9110, 5.6.2)")
     lower = raw.lower()
     if lower in _CONNECTION_SPECIFIC:
-        raise InvalidHeaders(f"the header {lower.decode()!r} is about an HTTP/1.1 connection: HTTP/2 forbids it, leave it out")
+        raise InvalidHeaders(
+            f"the header {lower.decode()!r} is about an HTTP/1.1 connection: HTTP/2 forbids it, leave it out"
+        )
     return lower
 
 
@@ -157,8 +164,10 @@ def check_fields(headers: HeaderInput) -> list[Pair]:
 
 @lru_cache(maxsize=1024, typed=True)
 def _status(status: int) -> Pair:
-    if not isinstance(status, int) or not 100 <= status <= 999 or status == 101:
-        raise InvalidHeaders(f"{status!r} is no HTTP/2 status: give 200 to 599, or inform() for 1xx; 101 does not exist")
+    if not isinstance(status, int) or status not in _STATUSES:
+        raise InvalidHeaders(
+            f"{status!r} is no HTTP/2 status: give 200 to 599, or inform() for 1xx; 101 does not exist"
+        )
     return b":status", b"%d" % status
 
 
@@ -189,7 +198,9 @@ def _authority(authority: Text) -> bytes:
 def _path(path: Text) -> bytes:
     raw = to_bytes(path)
     if not _PATH.fullmatch(raw):
-        raise InvalidHeaders(f"the path {raw!r} must begin with '/' and hold printable ASCII only: percent-encode the rest")
+        raise InvalidHeaders(
+            f"the path {raw!r} must begin with '/' and hold printable ASCII only: percent-encode the rest"
+        )
     return raw
 
 
@@ -244,9 +255,13 @@ def _is_arrived_value(value: bytes) -> bool:
     )  # fmt: skip
 
 
-def _split_checked(pairs: list[Pair], allowed: frozenset[bytes]) -> dict[bytes, bytes]:
-    """The pseudo-headers, after checking what holds for every kind of header list (RFC 9113, 8.2 and 8.3)."""
+def _split_checked(pairs: list[Pair], allowed: frozenset[bytes]) -> tuple[dict[bytes, bytes], int | None]:
+    """The pseudo-headers and the content-length, after checking what holds for every kind of header list.
+
+    The rules are those of RFC 9113, 8.2 and 8.3, and RFC 9110, 8.6.
+    """
     pseudo: dict[bytes, bytes] = {}
+    length: int | None = None
     regular = False
     for name, value in pairs:
         if not _is_arrived_value(value):
@@ -261,12 +276,21 @@ def _split_checked(pairs: list[Pair], allowed: frozenset[bytes]) -> dict[bytes, 
                 raise InvalidHeaders(f"the header {name!r} is forbidden in HTTP/2, or here")
             if name == b"te" and value.lower() != b"trailers":
                 raise InvalidHeaders(f"the header 'te' says {value!r}")
-    return pseudo
+            if name == b"content-length":
+                if not value.isdigit() or len(value) >= MAX_LENGTH_DIGITS or length not in (None, int(value)):
+                    raise InvalidHeaders(
+                        f"the header 'content-length' says {value[:MAX_LENGTH_DIGITS]!r}, or two things"
+                    )
+                length = int(value)
+    return pseudo, length
 
 
-def check_arrived_request(pairs: list[Pair]) -> None:
-    """Raise InvalidHeaders where a request's header list is malformed (RFC 9113, 8.3.1 and 8.5; RFC 8441, 4)."""
-    pseudo = _split_checked(pairs, _REQUEST_PSEUDO)
+def check_arrived_request(pairs: list[Pair]) -> int | None:
+    """The content-length of a request; raises InvalidHeaders where its header list is malformed.
+
+    The rules are those of RFC 9113, 8.3.1 and 8.5, and RFC 8441, 4.
+    """
+    pseudo, length = _split_checked(pairs, _REQUEST_PSEUDO)
     method = pseudo.get(b":method")
     tunnel = method == b"CONNECT" and b":protocol" not in pseudo
     if not method or tunnel is (b":scheme" in pseudo) or tunnel is (b":path" in pseudo):
@@ -277,15 +301,26 @@ def check_arrived_request(pairs: list[Pair]) -> None:
         raise InvalidHeaders("':path' is empty")
     authority = pseudo.get(b":authority")
     hosts = [value for name, value in pairs if name == b"host"]
-    if len(hosts) > 1 or (authority is None and not hosts) or (hosts and authority is not None and hosts[0] != authority):
+    if (
+        len(hosts) > 1
+        or (authority is None and not hosts)
+        or (hosts and authority is not None and hosts[0] != authority)
+    ):
         raise InvalidHeaders("there must be one host, and ':authority' and 'host' must agree")
+    return length
 
 
-def check_arrived_response(pairs: list[Pair]) -> None:
-    """Raise InvalidHeaders where a response's header list is malformed (RFC 9113, 8.3.2)."""
-    status = _split_checked(pairs, _RESPONSE_PSEUDO).get(b":status", b"")
+def check_arrived_response(pairs: list[Pair]) -> int | None:
+    """The length of the body that a response's head promises, None where it promises none.
+
+    Raises InvalidHeaders where its header list is malformed (RFC 9113, 8.3.2).
+    """
+    pseudo, length = _split_checked(pairs, _RESPONSE_PSEUDO)
+    status = pseudo.get(b":status", b"")
     if not _STATUS.fullmatch(status):
         raise InvalidHeaders(f"':status' is {status!r}")
+    # RFC 9110, 6.4.1: these have no body, whatever the content-length describes.
+    return 0 if status in (b"204", b"304") else length
 
 
 def check_arrived_trailers(pairs: list[Pair]) -> None:

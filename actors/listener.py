@@ -79,6 +79,10 @@ class ListenerActor(TurnActor[ListenerMessage]):
         if self._closing is not None and not self.children:
             raise Stop(self._closing)
 
+    def unheard(self, message: ListenerMessage) -> None:
+        if isinstance(message, SocketAccepted):
+            message.socket.abort()  # nobody is left to serve it
+
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {"accepted": self.accepted}
 

@@ -10,7 +10,7 @@ import asyncio
 import enum
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from types import UnionType
 from typing import Any, Final, Generic, TypeVar, cast, get_args
 
@@ -96,8 +96,8 @@ class Mailbox(Generic[M]):
     """Messages that wait for one owner."""
 
     __slots__ = (
-        "_backlog", "_closed", "_signals", "_understood", "_waiter", "bound", "dead_letters", "name",
-        "overflow", "tracer",
+        "_backlog", "_closed", "_understood", "_waiter", "bound", "dead_letters", "name", "overflow", "signals",
+        "tracer", "unheard",
     )  # fmt: skip
 
     def __init__(
@@ -116,8 +116,11 @@ class Mailbox(Generic[M]):
         self.overflow = overflow
         self.dead_letters = 0
         """Messages that nobody took."""
+        self.unheard: Callable[[Any], None] | None = None
+        """Gets each dead letter: the owner's chance to answer who would wait for ever."""
         self._backlog: deque[Any] = deque()
-        self._signals: deque[SystemMessage] = deque()
+        self.signals: deque[SystemMessage] = deque()
+        """System messages that wait: the owner takes them one by one, so that those behind one that fails stay."""
         self._waiter: asyncio.Future[None] | None = None
         self._closed: LinkError | None = None
         self._understood: Understood | None = None
@@ -151,7 +154,7 @@ class Mailbox(Generic[M]):
         """Leave a system message; False where the mailbox is closed."""
         if self._closed is not None:
             return False
-        self._signals.append(message)
+        self.signals.append(message)
         if (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(None)
         return True
@@ -163,7 +166,7 @@ class Mailbox(Generic[M]):
         place. Raises Misuse when two take at once, and what the mailbox was closed with: LimitReached after it
         overflowed under CLOSE.
         """
-        while self._closed is None and not self._signals and (signals_only or not self._backlog):
+        while self._closed is None and not self.signals and (signals_only or not self._backlog):
             if self._waiter is not None and not self._waiter.done():
                 raise Misuse(f"two tasks take from the mailbox of {self.name}: it has one owner")
             self._waiter = waiter = asyncio.get_running_loop().create_future()
@@ -179,10 +182,6 @@ class Mailbox(Generic[M]):
         backlog, self._backlog = self._backlog, deque()
         return backlog
 
-    def next_signal(self) -> SystemMessage | None:
-        """Hand over the system message that waits longest, if any; those after it stay, should handling it fail."""
-        return self._signals.popleft() if self._signals else None
-
     def give_back(self, messages: deque[M | Envelope]) -> None:
         """Put messages that were taken and not handled back in front."""
         self._backlog.extendleft(reversed(messages))
@@ -190,12 +189,17 @@ class Mailbox(Generic[M]):
 
     def close(self, reason: LinkError) -> None:
         """Take no more; what still waits becomes dead letters, but for system messages. The first reason stays."""
+        left = self.shut(reason)
+        self.put_away(left, len(left))
+
+    def shut(self, reason: LinkError) -> deque[M | Envelope]:
+        """Take no more, and hand over what still waits, but for system messages. The first reason stays."""
         if self._closed is None:
             self._closed = reason
         left, self._backlog = self._backlog, deque()
-        self._bury_told(left)
         if (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(None)
+        return left
 
     def reopen(self) -> None:
         """Take messages again after an overflow: an owner that ends must still hear of its children's ends."""
@@ -204,7 +208,7 @@ class Mailbox(Generic[M]):
     def _make_room(self, message: M) -> bool:
         if self._closed is None:
             if self.overflow is Overflow.DROP_OLDEST:
-                self._bury_told((self._backlog.popleft(),))
+                self.put_away(self._backlog, 1)
                 return True
             if self.overflow is Overflow.CLOSE:
                 self.close(LimitReached(f"the mailbox of {self.name} overflowed at {self.bound} messages"))
@@ -214,19 +218,19 @@ class Mailbox(Generic[M]):
     def bury(self, message: object) -> None:
         """Count a message as a dead letter, and trace it."""
         self.dead_letters += 1
+        if self.unheard is not None:
+            self.unheard(message)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("dead letter for %s: %s %s", self.name, type(message).__name__, summary_of(message))
         if self.tracer.on:
             self.tracer.told(self.name, message, dead=True)
 
-    def _bury_told(self, items: Collection[Any]) -> None:
-        """Bury messages that were taken in before: what told each of them is the cause of its dead letter."""
+    def put_away(self, told: deque[Any], most: int) -> None:
+        """Bury the first ``most`` of ``told``, messages taken in before: what told each is its dead letter's cause."""
         tracer = self.tracer
-        if not tracer.on and not logger.isEnabledFor(logging.DEBUG):
-            self.dead_letters += len(items)
-            return
         speaker, event = tracer.actor, tracer.event
-        for item in items:
+        for _ in range(min(most, len(told))):
+            item = told.popleft()
             if type(item) is Envelope:
                 tracer.speak_as(self.name, item.event)
                 self.bury(item.message)

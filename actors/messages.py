@@ -248,6 +248,8 @@ class OpenStream:
     trailers: list[Pair] = field(repr=False)
     end: bool
     weight: int
+    is_wanted: Callable[[], bool] = field(default=lambda: True, repr=False)
+    """Asked when its turn comes: what was reported as not sent, because its time was up, must never be sent."""
 
     def summary(self) -> str:
         return f"{self.stream.name}: {_fields_summary(self.head)}"

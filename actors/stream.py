@@ -38,13 +38,15 @@ from actors.trace import Tracer
 Body = Callable[["StreamActor"], Coroutine[Any, Any, None]]
 
 NO_TRAILERS: Final = Headers()
+CALLS_WITHOUT_PAUSE: Final = 64
+"""Reads or sends that find what they need at once, after which a task lets others go on."""
 
 
 class StreamActor(BodyActor[StreamMessage]):
     """One stream of one connection."""
 
     __slots__ = (
-        "_buffered", "_cancel_on_reset", "_chunks", "_connection", "_run_body", "_waiters", "draining", "error", "head", "informational",
+        "_buffered", "_cancel_on_reset", "_chunks", "_connection", "_prepaid", "_run_body", "_unpaused", "_waiters", "draining", "error", "head", "informational",
         "limits", "local_ended", "peer", "received", "remote_ended", "room", "sent", "stopped_by", "stream_id",
         "trailers",
     )  # fmt: skip
@@ -81,8 +83,8 @@ class StreamActor(BodyActor[StreamMessage]):
         self.local_ended = False
         self.error: LinkError | None = None
         """What ended the stream badly."""
-        self.stopped_by: StreamReset | None = None
-        """The peer's RST_STREAM(NO_ERROR) after its whole answer: it wants no more of our body (RFC 9113, 8.1)."""
+        self.stopped_by: LinkError | None = None
+        """What came after the peer's whole answer and stops our body, mostly RST_STREAM(NO_ERROR) (RFC 9113, 8.1)."""
         self.sent = False
         """Whether our HEADERS went out."""
         self.room = limits.send_buffer
@@ -91,8 +93,10 @@ class StreamActor(BodyActor[StreamMessage]):
         self._cancel_on_reset = cancel_on_reset
         self._run_body = body
         self._connection = connection
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | memoryview] = deque()
         self._buffered = 0
+        self._prepaid = 0
+        self._unpaused = 0
         self._waiters: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
 
     # --- facts --------------------------------------------------------------------------------------------------------
@@ -117,7 +121,7 @@ class StreamActor(BodyActor[StreamMessage]):
         else:
             self._fold_rare(message)
         if self._waiters:
-            self._wake()
+            self.wake()
 
     def _fold_rare(
         self, message: TrailersArrived | InformationalArrived | PeerReset | StreamFailed | DrainBegan
@@ -130,6 +134,9 @@ class StreamActor(BodyActor[StreamMessage]):
             case PeerReset(code):
                 self._peer_reset(code)
             case StreamFailed(error, outcome):
+                if self.remote_ended and not self._cancel_on_reset:
+                    self.stopped_by = self.stopped_by or error.with_outcome(Outcome.COMPLETED)
+                    return
                 self.fail(error, outcome)
                 self._halt(self.error)
             case DrainBegan():
@@ -141,7 +148,7 @@ class StreamActor(BodyActor[StreamMessage]):
         """End the stream badly, once: the first error stays, and everyone who waits gets it."""
         if self.error is None:
             self.error = error.with_outcome(outcome or self.outcome)
-            self._wake()
+            self.wake()
 
     @property
     def outcome(self) -> Outcome:
@@ -165,7 +172,12 @@ class StreamActor(BodyActor[StreamMessage]):
         if self._cancel_on_reset:
             self._halt(reset)
 
-    def _wake(self) -> None:
+    def is_wanted(self) -> bool:
+        """Whether a stream that waits to be opened should still be: asked as its turn comes."""
+        return self.error is None and self._crashed is None and self.exited is None
+
+    def wake(self) -> None:
+        """Let those go on whose condition has come true."""
         for future, ready in self._waiters:
             if not future.done() and (self.error is not None or ready()):
                 future.set_result(None)
@@ -188,7 +200,14 @@ class StreamActor(BodyActor[StreamMessage]):
             self.fail(Closed.because(f"{self.name} has ended", exited.reason))
         self.local_ended = True
         if self._waiters:
-            self._wake()
+            self.wake()
+
+    async def _pause(self) -> None:
+        """Let the loop and the connection go on now and then, where a task reads or sends without ever waiting."""
+        self._unpaused += 1
+        if self._unpaused >= CALLS_WITHOUT_PAUSE:
+            self._unpaused = 0
+            await asyncio.sleep(0)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -200,45 +219,58 @@ class StreamActor(BodyActor[StreamMessage]):
         """Up to ``size`` bytes, ``b""`` at the end; what came before an error is given before the error is raised."""
         if size == 0:
             return b""
-        await self.until(self.has_input)
-        if not self._chunks:
-            if self.error is not None and not self.remote_ended:
+        await self._pause()
+        while not self._chunks:  # another reader may have been quicker
+            if self.remote_ended:
+                return b""
+            if self.error is not None:
                 raise self.error
-            return b""
+            await self.until(self.has_input)
         if self._buffered <= size:
-            chunk = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            self._chunks.clear()
+            data = self.take_buffered()
         else:
             chunk = self._chunks.popleft()
             if len(chunk) > size:
+                chunk = memoryview(chunk)
                 self._chunks.appendleft(chunk[size:])
                 chunk = chunk[:size]
-        self._took(len(chunk))
-        return chunk
+            data = bytes(chunk)
+        self._took(len(data))
+        return data
 
-    async def read_all(self, most: int, *, leaving: bool = False) -> bytes:
-        """Everything to the end; raises LimitReached beyond ``most`` bytes, and never gives part for the whole.
+    async def read_all(self, most: int) -> bytes:
+        """Everything to the end; raises LimitReached beyond ``most`` bytes, and never gives part for the whole."""
+        await self.until_whole(most)
+        data = self.take_buffered()
+        self._took(len(data))
+        return data
 
-        A body that is ``leaving`` ends right after it: the credit of the last piece is returned with the stream.
-        """
-        parts: list[bytes] = []
-        size = 0
-        while not (self.remote_ended and not self._chunks):
-            await self.until(self.has_input)
-            if self.error is not None and not self.remote_ended:
-                raise self.error
-            if self._chunks:
-                parts.extend(self._chunks)
-                size += self._buffered
-                self._chunks.clear()
-                if not (leaving and self.remote_ended):
-                    self._took(self._buffered)
-            if size > most:
-                raise LimitReached(
-                    f"the body of {self.name} is longer than max_body, {most} bytes: raise it, or read in pieces",
-                    outcome=self.outcome,
-                )
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    async def until_whole(self, most: int) -> None:
+        """Wait until the peer has ended its side; raises what :meth:`read_all` does."""
+        while not self._is_whole(most):
+            # What has come stays where it is, so that a reader who is cancelled loses nothing, but it is paid for:
+            # the peer may send more than a window.
+            if fresh := self._buffered - self._prepaid:
+                self._prepaid = self._buffered
+                self.command(ReturnCredit(self.stream_id, fresh))
+            have = self._buffered
+            await self.until(lambda: self._buffered > have or self.remote_ended)
+
+    def _is_whole(self, most: int) -> bool:
+        if self._buffered > most:
+            raise LimitReached(
+                f"the body of {self.name} is longer than max_body, {most} bytes: raise it, or read in pieces",
+                outcome=self.outcome,
+            )
+        if self.error is not None and not self.remote_ended:
+            raise self.error
+        return self.remote_ended
+
+    def take_buffered(self) -> bytes:
+        """What has come and was not read; its credit is returned by the caller, or with the end of the stream."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        return data
 
     async def read_trailers(self) -> Headers:
         """The trailers once the peer has ended its side; empty Headers where it sent none."""
@@ -249,7 +281,10 @@ class StreamActor(BodyActor[StreamMessage]):
 
     def _took(self, size: int) -> None:
         self._buffered -= size
-        self.command(ReturnCredit(self.stream_id, size))
+        paid = min(size, self._prepaid)
+        self._prepaid -= paid
+        if size > paid:
+            self.command(ReturnCredit(self.stream_id, size - paid))
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -274,20 +309,29 @@ class StreamActor(BodyActor[StreamMessage]):
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Queue data, waiting for room; raises the reset when the peer stops us half-way."""
         # A buffer that its owner may change before it goes out is copied now.
-        rest = memoryview(data if isinstance(data, bytes) else bytes(data))
+        whole = data if isinstance(data, bytes) else bytes(data)
+        await self._pause()
         self.check_open()
-        if len(rest) <= self.room:
-            if rest:
-                self.room -= len(rest)
-                self.command(SendData(self.stream_id, rest))
+        if not whole:
             return
-        while rest:
-            await self.until(self.has_room)
-            self.check_open()
-            piece = rest[: self.room]
-            rest = rest[len(piece) :]
-            self.room -= len(piece)
-            self.command(SendData(self.stream_id, piece))
+        if len(whole) <= self.room:
+            self.room -= len(whole)
+            self.command(SendData(self.stream_id, whole))
+            return
+        rest = memoryview(whole)
+        try:
+            while rest:
+                await self.until(self.has_room)
+                self.check_open()
+                if self.room <= 0:  # another sender was quicker
+                    continue
+                piece, rest = rest[: self.room], rest[self.room :]
+                self.room -= len(piece)
+                self.command(SendData(self.stream_id, piece))
+        except asyncio.CancelledError:
+            if len(rest) < len(whole):
+                self.reset(ErrorCode.CANCEL)  # the peer has part of what it would take for the whole
+            raise
 
     def end(self, trailers: list[Pair]) -> None:
         """End our side; raises what :meth:`check_open` does."""

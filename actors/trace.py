@@ -102,12 +102,14 @@ class Tracer:
         event = TraceEvent(
             number, self.clock(), self.actor, receiver, type(message).__name__, summary_of(message), self.event, dead
         )
+        self.on = False  # what an exporter tells in its turn is not traced, or there would be no end to it
         for exporter in self._exporters:
             try:
                 exporter(event)
             except Exception:
-                self.detach(exporter)
+                self._exporters = tuple(kept for kept in self._exporters if kept is not exporter)
                 logger.exception("a trace exporter failed on event %d and is switched off: %r", number, exporter)
+        self.on = bool(self._exporters)
         return number
 
 

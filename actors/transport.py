@@ -18,8 +18,6 @@ from actors.messages import BytesArrived, ConnectionFact, ConnectionLost, Peer, 
 from actors.trace import Tracer
 
 BACKLOG: Final = 1024
-HAPPY_EYEBALLS_DELAY: Final = 0.25
-"""Seconds between attempts at a host's addresses (RFC 8305, 5)."""
 
 
 class SocketProtocol(asyncio.Protocol):
@@ -82,21 +80,17 @@ def _address(transport: asyncio.Transport) -> str:
 async def dial(
     tracer: Tracer, *, host: str = "", port: int = 0, path: str | None = None, timeout: float = 10.0
 ) -> SocketProtocol:
-    """Connect to a TCP port, racing the host's addresses, or to a Unix socket. Raises ConnectFailed."""
+    """Connect to a TCP port, trying the host's addresses in turn, or to a Unix socket. Raises ConnectFailed."""
     loop = asyncio.get_running_loop()
     where = f"the Unix socket {path}" if path is not None else f"{host}:{port}"
     try:
         async with asyncio.timeout(timeout):
             if path is not None:
                 return (await loop.create_unix_connection(lambda: SocketProtocol(tracer), path))[1]
-            return (
-                await loop.create_connection(
-                    lambda: SocketProtocol(tracer), host, port, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY
-                )
-            )[1]
+            return (await loop.create_connection(lambda: SocketProtocol(tracer), host, port))[1]
     except TimeoutError as error:
         raise ConnectFailed.because(f"no connection to {where} within {timeout:g} s", error) from error
-    except (OSError, UnicodeError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise ConnectFailed.because(f"no connection to {where}: {_reason(error)}", error) from error
 
 
@@ -116,7 +110,7 @@ async def listen(
             _clear_stale(path)
             return await loop.create_unix_server(lambda: SocketProtocol(tracer, connected), path, backlog=BACKLOG)
         return await loop.create_server(lambda: SocketProtocol(tracer, connected), host, port, backlog=BACKLOG)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise ListenFailed.because(f"cannot listen on {where}: {_reason(error)}", error) from error
 
 

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from attrs import define, field
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import AllowedStreamIDs, H2Connection
 from h2.events import (
     DataReceived,
     InformationalResponseReceived,
@@ -39,9 +39,11 @@ from h2.events import (
 from h2.exceptions import NoSuchStreamError
 from h2.exceptions import ProtocolError as H2ProtocolError
 from h2.settings import SettingCodes, Settings
+from h2.stream import H2Stream
+from hpack import HPACKError
 
 from actors.errors import ErrorCode, InvalidHeaders, ProtocolViolation, code_name
-from actors.frames import FRAME_NAMES, PREFACE, Frame, FrameType, Gate, encode_frame, split_frames
+from actors.frames import ACK, FRAME_NAMES, HEADER_SIZE, PREFACE, Frame, FrameType, Gate, encode_frame, split_frames
 from actors.headers import Pair, check_arrived_request, check_arrived_response, check_arrived_trailers
 from actors.messages import (
     DataArrived,
@@ -68,11 +70,25 @@ BYTES_PER_PUMP: Final = 256 * 1024
 _H2_UNLIMITED: Final = 2**31 - 1
 _CONNECTION: Final = 0
 _NO_ERROR: Final = int(ErrorCode.NO_ERROR)
+_MISSED_BY_H2: Final = frozenset((FrameType.SETTINGS, FrameType.RST_STREAM, FrameType.HEADERS))
 _NOT_FOR_H2: Final = frozenset((FrameType.GOAWAY, FrameType.PRIORITY))
 
 
 class _H2(H2Connection):
     MAX_CLOSED_STREAMS = 4096  # h2 keeps 65,536 closed ids, about 7.5 MB a connection
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
+        """Leave content-length to the wire: h2 would end the connection for what is a fault of one stream.
+
+        An internal of h2; checked with 4.3.0 and 4.4.1.
+        """
+        stream = super()._begin_new_stream(stream_id, allowed_ids)
+        stream._initialize_content_length = _ignore_content_length  # type: ignore[method-assign]
+        return stream
+
+
+def _ignore_content_length(headers: object) -> None:
+    pass
 
 
 @define(eq=False)
@@ -117,6 +133,11 @@ class _Record:
     """Bytes that went out and that the stream was not told of."""
     owed: int = 0
     """Bytes of flow control that the peer has not got back."""
+    promised: int | None = None
+    """Bytes of body that the peer's head promises."""
+    received: int = 0
+    bodyless: bool = False
+    """Whether the answer has no body, because the request asked for a head."""
     window: _Window = field(factory=_Window)
 
 
@@ -139,7 +160,8 @@ class Wire:
         self._room: dict[int, _Record] = {}
         self._window = _Window()
         self._out: list[bytes] = []
-        self._broken: ProtocolViolation | None = None
+        self.broken: ProtocolViolation | None = None
+        """What ended the input; h2 is closed then, and every command does nothing."""
         self._budget = BYTES_PER_PUMP
         self._translate: dict[type, Callable[[Any], tuple[int, Fact] | None]] = {
             RequestReceived: self._request_received,
@@ -181,6 +203,10 @@ class Wire:
         self._h2.local_settings = Settings(
             client=self.client, initial_values={**promised, SettingCodes.MAX_CONCURRENT_STREAMS: _H2_UNLIMITED}
         )
+        # The window is the one setting that the peer may overstep until it has acknowledged ours (RFC 9113, 6.9.2).
+        self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = 65_535
+        self._h2.local_settings.acknowledge()
+        self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = limits.stream_window
         self._h2.max_inbound_frame_size = limits.max_frame_size
         self._h2.decoder.max_header_list_size = limits.max_header_list
         self._h2.initiate_connection()
@@ -201,13 +227,15 @@ class Wire:
     @property
     def has_input(self) -> bool:
         """Whether :meth:`read` has more to tell without more bytes."""
-        return self._broken is not None or self._gate.has_frame
+        return self.broken is not None or self._gate.has_frame
 
     def read(self, most: int) -> list[tuple[int, Fact]]:
         """What at most ``most`` frames say: pairs of a stream's id (0: the connection) and a fact.
 
         Raises the ProtocolViolation of a bad frame only at the call after the one that gave the good ones before it.
         """
+        if self.broken is not None:
+            raise self.broken
         facts: list[tuple[int, Fact]] = []
         try:
             if preface := self._gate.preface():
@@ -218,19 +246,21 @@ class Wire:
                     break
                 self._feed(frame, facts)
         except ProtocolViolation as violation:
-            self._broken = violation
-        if self._broken is not None and not facts:
-            raise self._broken
+            self.broken = violation
+            if not facts:
+                raise
         return facts
 
     def _feed(self, frame: Frame, facts: list[tuple[int, Fact]]) -> None:
-        kind, _, stream_id, raw = frame
+        kind, flags, stream_id, raw = frame
         if kind in _NOT_FOR_H2 and not self._gate.in_header_block:  # inside one, h2 refuses them as it should
             if kind == FrameType.GOAWAY:
                 facts.append((_CONNECTION, _parse_goaway(frame)))
             return
         record = self._records.get(stream_id)
         late = (record is None or record.over) and 0 < stream_id <= self.last_stream_id
+        if kind in _MISSED_BY_H2 and not self._gate.in_header_block:
+            self._check_missed(kind, flags, stream_id, len(raw))
         if late:
             self._flush()
         try:
@@ -247,34 +277,52 @@ class Wire:
             if translate is not None and (fact := translate(event)) is not None:
                 facts.append(fact)
 
+    def _check_missed(self, kind: int, flags: int, stream_id: int, size: int) -> None:
+        """What h2 lets pass, or calls by the wrong code; raises ProtocolViolation."""
+        if kind == FrameType.SETTINGS:
+            if flags & ACK and size > HEADER_SIZE:
+                message = "the peer acknowledged SETTINGS with a payload (RFC 9113, 6.5)"
+                raise ProtocolViolation(message, code=ErrorCode.FRAME_SIZE_ERROR)
+        elif (stream_id > self.last_stream_id or stream_id % 2 == 0) and (self.client or kind == FrameType.RST_STREAM):
+            # A server opens streams by PUSH_PROMISE only (RFC 9113, 8.4), which we switch off, and nobody resets an
+            # idle one (5.1).
+            raise ProtocolViolation(f"the peer sent {FRAME_NAMES[kind]} on stream {stream_id}, which was never opened")
+
     def _violation(self, frame: Frame, error: Exception) -> ProtocolViolation:
         # h2 has put a GOAWAY of its own behind the output; ours will say more.
         kept = (f.raw for f in split_frames(self._h2.data_to_send()) if f.type != FrameType.GOAWAY)
         self._out.extend(map(bytes, kept))
         code = int(error.error_code) if isinstance(error, H2ProtocolError) else int(ErrorCode.PROTOCOL_ERROR)
+        if isinstance(error.__cause__, HPACKError):
+            code = ErrorCode.COMPRESSION_ERROR  # h2 has PROTOCOL_ERROR for it (RFC 9113, 4.3)
         kind = FRAME_NAMES.get(frame.type, f"frame type {frame.type:#x}")
         where = f"{kind} on stream {frame.stream_id}" if frame.stream_id else f"{kind} on the connection"
         what = str(error) or type(error).__name__
         return ProtocolViolation(f"the peer broke HTTP/2 with {where}: {what} ({code_name(code)})", code=code)
 
-    def _request_received(self, event: RequestReceived) -> tuple[int, Fact]:
+    def _request_received(self, event: RequestReceived) -> tuple[int, Fact] | None:
         stream_id = event.stream_id
         self.last_stream_id = stream_id
         ended = event.stream_ended is not None
-        self._records[stream_id] = _Record(stream_id, remote_ended=ended)
+        record = self._records[stream_id] = _Record(stream_id, remote_ended=ended)
         self.open_streams += 1
-        return self._checked(stream_id, event.headers, check_arrived_request, HeadersArrived(event.headers, ended))
+        if self.open_streams > self.limits.max_streams:
+            # Here and not where streams are started: later frames of the same read may have freed a place since.
+            self.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            self.release(stream_id)
+            return None
+        return self._checked(record, event.headers, check_arrived_request, HeadersArrived(event.headers, ended))
 
     def _response_received(self, event: ResponseReceived) -> tuple[int, Fact]:
+        record, headers = self._records[event.stream_id], event.headers
         ended = event.stream_ended is not None
         if ended:
-            self._end_remote(self._records[event.stream_id])
-        headers = event.headers
-        return self._checked(event.stream_id, headers, check_arrived_response, HeadersArrived(headers, ended))
+            self._end_remote(record)
+        return self._checked(record, headers, check_arrived_response, HeadersArrived(headers, ended))
 
     def _informational_received(self, event: InformationalResponseReceived) -> tuple[int, Fact]:
-        headers = event.headers
-        return self._checked(event.stream_id, headers, check_arrived_response, InformationalArrived(headers))
+        record, headers = self._records[event.stream_id], event.headers
+        return self._checked(record, headers, check_arrived_response, InformationalArrived(headers))
 
     def _data_received(self, event: DataReceived) -> tuple[int, Fact]:
         stream_id, data = event.stream_id, event.data
@@ -285,23 +333,43 @@ class Wire:
         record.owed += event.flow_controlled_length
         if padding := event.flow_controlled_length - len(data):
             self.return_credit(stream_id, padding)  # nobody will ever read it
+        record.received += len(data)
+        if record.promised is not None and (record.received > record.promised or ended):
+            return self._measured(record, DataArrived(data, ended))
         return stream_id, DataArrived(data, ended)
 
+    def _measured(self, record: _Record, fact: StreamFact) -> tuple[int, StreamFact]:
+        """The fact, or the failure of its stream alone where the body is not as long as promised (RFC 9113, 8.1.1)."""
+        if record.received == record.promised or (record.received < (record.promised or 0) and not record.remote_ended):
+            return record.id, fact
+        message = f"content-length says {record.promised} and the body has {record.received} bytes"
+        return self._fault(record, message)
+
+    def _fault(self, record: _Record, message: str) -> tuple[int, StreamFact]:
+        """A fault of the peer's that costs it one stream, even one that has ended already."""
+        if record.closed:
+            record.over = True
+        self.reset(record.id, ErrorCode.PROTOCOL_ERROR)
+        return record.id, StreamFailed(ProtocolViolation(f"the peer broke HTTP/2 on stream {record.id}: {message}"))
+
     def _trailers_received(self, event: TrailersReceived) -> tuple[int, Fact]:
-        self._end_remote(self._records[event.stream_id])
-        headers = event.headers
-        return self._checked(event.stream_id, headers, check_arrived_trailers, TrailersArrived(headers))
+        record, headers = self._records[event.stream_id], event.headers
+        self._end_remote(record)
+        return self._checked(record, headers, check_arrived_trailers, TrailersArrived(headers))
 
     def _checked(
-        self, stream_id: int, headers: list[Pair], check: Callable[[list[Pair]], None], fact: StreamFact
+        self, record: _Record, headers: list[Pair], check: Callable[[list[Pair]], int | None], fact: StreamFact
     ) -> tuple[int, StreamFact]:
         """The fact, or the failure of its stream alone where its headers are malformed (RFC 9113, 8.1.1)."""
         try:
-            check(headers)
+            promised = check(headers)
         except InvalidHeaders as error:
-            self.reset(stream_id, ErrorCode.PROTOCOL_ERROR)
-            return stream_id, StreamFailed(ProtocolViolation(f"the peer sent malformed headers: {error}"))
-        return stream_id, fact
+            return self._fault(record, f"malformed headers: {error}")
+        if isinstance(fact, HeadersArrived):
+            record.promised = 0 if record.bodyless else promised
+            if not record.remote_ended or record.bodyless or not promised:
+                return record.id, fact
+        return self._measured(record, fact) if record.promised is not None else (record.id, fact)
 
     def _stream_reset(self, event: StreamReset) -> tuple[int, Fact]:
         record = self._records[event.stream_id]
@@ -326,18 +394,19 @@ class Wire:
     def open(self, head: list[Pair], *, end: bool, weight: int = 16) -> int | None:
         """Send a request's HEADERS on a new stream and return its id; None when the ids have run out."""
         stream_id = self.last_stream_id + 2 if self.last_stream_id else 1
-        if stream_id > MAX_STREAM_ID:
+        if stream_id > MAX_STREAM_ID or self.broken is not None:
             return None
         self._h2.send_headers(stream_id, head, end_stream=end)
         self.last_stream_id = stream_id
-        self._records[stream_id] = _Record(stream_id, weight, ending=end, local_ended=end)
+        bodyless = head[0][1] == b"HEAD"
+        self._records[stream_id] = _Record(stream_id, weight, ending=end, local_ended=end, bodyless=bodyless)
         self.open_streams += 1
         return stream_id
 
     def send_head(self, stream_id: int, head: list[Pair], *, end: bool) -> None:
         """Send a response's HEADERS, final or informational."""
         record = self._records.get(stream_id)
-        if record is None or record.over or record.ending:
+        if record is None or record.over or record.ending or self.broken is not None:
             return
         try:
             self._h2.send_headers(stream_id, head, end_stream=end)
@@ -353,12 +422,15 @@ class Wire:
     ) -> None:
         """Queue data, and with ``end`` the end of our side behind it; trailers need ``end``."""
         record = self._records.get(stream_id)
-        if record is None or record.over or record.ending:
+        if record is None or record.over or record.ending or self.broken is not None:
             return
         if data:
             record.queue.append(data)
             record.queued += len(data)
         record.ending, record.trailers = end, trailers
+        if not record.queue:
+            self._send_quantum(record)  # END_STREAM and trailers need no window (RFC 9113, 5.2.1)
+            return
         if stream_id not in self._blocked:
             self._ready[stream_id] = record
         # A short answer goes out at once, in order of the commands, as long as no stream waits for its turn.
@@ -371,6 +443,8 @@ class Wire:
         if record is None or record.over or (record.local_ended and record.remote_ended):
             return
         self._reset_here(record)
+        if self.broken is not None:
+            return
         try:
             self._h2.reset_stream(stream_id, code)
         except NoSuchStreamError:
@@ -382,7 +456,7 @@ class Wire:
         if record is None:
             return
         size = min(size, record.owed)
-        if not size:
+        if not size or self.broken is not None:
             return
         record.owed -= size
         self._h2.acknowledge_received_data(size, stream_id)
@@ -413,7 +487,8 @@ class Wire:
 
     def ping(self, data: bytes) -> None:
         """Send PING with eight bytes of data."""
-        self._h2.ping(data)
+        if self.broken is None:
+            self._h2.ping(data)
 
     def go_away(self, last_stream_id: int, code: int, debug: bytes = b"") -> None:
         """Send GOAWAY (RFC 9113, 6.8); h2 is not told, so that open streams can finish."""
@@ -425,6 +500,8 @@ class Wire:
 
     def pump(self) -> None:
         """Move queued data into frames: a round gives each ready stream ``weight`` KiB, until something says stop."""
+        if self.broken is not None:
+            return
         ready = self._ready
         while ready and self.writable and self._budget > 0:
             record = next(iter(ready.values()))
@@ -435,14 +512,7 @@ class Wire:
             if self._send_quantum(record):
                 ready[record.id] = record
                 if self._h2.outbound_flow_control_window <= 0:
-                    self._end_those_without_data()
                     return
-
-    def _end_those_without_data(self) -> None:
-        """With the connection's window closed, END_STREAM and trailers can still go (RFC 9113, 5.2.1)."""
-        for record in [record for record in self._ready.values() if not record.queue]:
-            del self._ready[record.id]
-            self._send_quantum(record)
 
     def _send_quantum(self, record: _Record) -> bool:
         """Send up to the record's deficit; True if it should have another turn."""
@@ -507,7 +577,7 @@ class Wire:
     @property
     def has_output(self) -> bool:
         """Whether another :meth:`pump` could move data now: the windows and the socket allow it."""
-        return bool(self._ready) and self.writable and self._h2.outbound_flow_control_window > 0
+        return bool(self._ready) and self.writable and self.broken is None and self._h2.outbound_flow_control_window > 0
 
     @property
     def streams(self) -> int:

@@ -55,7 +55,11 @@ class Link:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises ConnectFailed, and ProtocolViolation where the peer does not speak HTTP/2."""
-        await self._connected()
+        try:
+            await self._connected()
+        except BaseException:
+            await self.close()  # whoever is not let in cannot leave
+            raise
         return self
 
     async def __aexit__(

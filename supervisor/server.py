@@ -73,6 +73,8 @@ class Server:
 
     async def state(self) -> ActorState:
         """How its listener is, and the names of its connections. Raises Closed before and after its time."""
+        if self._sockets is None or self._listener.exited is not None:
+            raise Closed("the server is not running")
         return await get_state(self._listener.ref)
 
     async def __aenter__(self) -> Self:
@@ -97,10 +99,11 @@ class Server:
         """
         if self._sockets is None:
             return
-        self._sockets.close()
-        if self.path is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(self.path)
+        if self._sockets.is_serving():
+            self._sockets.close()
+            if self.path is not None:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.path)
         seconds = self.limits.drain_timeout if drain is None else drain
         closed: LinkError = Closed("the server was closed")
         try:

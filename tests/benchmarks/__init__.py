@@ -6,7 +6,8 @@ Rules:
 - Only ratios count. Each pair runs the bare loop and ours in turn (the order alternates from pair to pair), against the
   same peer within seconds; the figure of a benchmark is the median of its pairs' ratios. ``--noise`` runs the bare loop
   once more in each pair: how far its ratio to itself is from 1 is how far to trust the others. On a noisy machine many
-  short pairs tell more than few long ones (``--pairs 21 --seconds 1``).
+  short pairs tell more than few long ones (``--pairs 21 --seconds 1``), and so does the ratio of the best figures,
+  which stands beside the median.
 - What is measured runs in a process of its own, fresh for each run, and is the only busy Python process meanwhile.
 - The bare loop is as good as a short loop can be; it takes no safety from h2 and adds none (see ``bare``).
 - Ours runs with its default settings, through the interface that users have.

@@ -40,6 +40,7 @@ class Unit:
     """What an amount counts."""
     divisor: float = 1
     digits: int = 0
+    less_is_better: bool = False
 
     def show(self, figure: float) -> str:
         return f"{figure / self.divisor:,.{self.digits}f}"
@@ -47,7 +48,9 @@ class Unit:
 
 REQUESTS = Unit("requests/s", "requests/s", "requests")
 BYTES = Unit("bytes/s", "MB/s", "streams", divisor=1e6)
-MICROSECONDS = Unit("microseconds/message", "microseconds/message, where less is better", "messages", digits=3)
+MICROSECONDS = Unit(
+    "microseconds/message", "microseconds/message, where less is better", "messages", digits=3, less_is_better=True
+)
 
 
 @frozen(kw_only=True)

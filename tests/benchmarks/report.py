@@ -24,6 +24,12 @@ def medians(pairs: Sequence[Pair]) -> Pair:
     return {variant: statistics.median(pair[variant] for pair in pairs) for variant in pairs[0]}
 
 
+def bests(running: Running, pairs: Sequence[Pair]) -> Pair:
+    """The best figure of each variant: what it does while nobody else uses the machine."""
+    best = min if running.benchmark.unit.less_is_better else max
+    return {variant: best(pair[variant] for pair in pairs) for variant in pairs[0]}
+
+
 @frozen
 class Table:
     """The lines for a reader."""
@@ -46,7 +52,11 @@ class Table:
         bare, *others = self.running.variants
         found = {variant: ratios(pairs, variant) for variant in others}
         middle = {variant: statistics.median(found[variant]) for variant in others}
-        lines = [self._row("median", medians(pairs), middle)]
+        best = bests(self.running, pairs)
+        lines = [
+            self._row("median", medians(pairs), middle),
+            self._row("best", best, {variant: best[variant] / best[bare] for variant in others}),
+        ]
         for variant in others:
             between = f"{min(found[variant]):.2f} to {max(found[variant]):.2f}"
             lines.append(f"{variant} / {bare}: {middle[variant]:.2f}, the median of {len(pairs)} ({between})")
@@ -72,6 +82,7 @@ def as_json(running: Running, pairs: Sequence[Pair]) -> dict[str, Any]:
         "amount": running.amount,
         "pairs": pairs,
         "medians": medians(pairs),
+        "bests": bests(running, pairs),
         "ratio": statistics.median(found[OURS]),
         "ratios": {variant: statistics.median(values) for variant, values in found.items()},
         "spread": {variant: [min(values), max(values)] for variant, values in found.items()},

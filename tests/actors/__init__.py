@@ -1,0 +1,1 @@
+"""Tests of the package ``actors``, a module for each of its modules."""

@@ -1,0 +1,1 @@
+"""Tests of the policy: what users hold, over real sockets."""

@@ -1,0 +1,91 @@
+"""Where a service lives, as users write it."""
+
+from typing import Any
+
+import pytest
+
+from actors.errors import Misuse
+from supervisor.endpoints import Endpoint, parse_bind, parse_url
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint", "path", "authority"),
+    [
+        ("http://service", Endpoint("service", 80), "/", "service"),
+        ("http://service:80/", Endpoint("service", 80), "/", "service"),
+        ("HTTP://Service:8080/a/b?c=d", Endpoint("service", 8080), "/a/b?c=d", "service:8080"),
+        ("http://127.0.0.1:1", Endpoint("127.0.0.1", 1), "/", "127.0.0.1:1"),
+        ("http://[::1]:65535/x", Endpoint("::1", 65535), "/x", "[::1]:65535"),
+        ("http://[::1]", Endpoint("::1", 80), "/", "[::1]"),
+        ("http://h?q", Endpoint("h", 80), "/?q", "h"),
+        ("unix:/run/s.sock", Endpoint(path="/run/s.sock"), "/", "localhost"),
+        ("unix:relative", Endpoint(path="relative"), "/", "localhost"),
+    ],
+)
+def test_a_url_is_an_endpoint_and_a_path(url: str, endpoint: Endpoint, path: str, authority: str) -> None:
+    assert parse_url(url) == (endpoint, path)
+    assert endpoint.authority == authority
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("https://service", "https is not supported yet"),
+        ("ftp://service", "write http://"),
+        ("service:80", "write http://"),
+        ("//service", "write http://"),
+        ("", "write http://"),
+        ("http://", "write http://"),
+        ("http://:80", "write http://"),
+        ("http://h:0", "port 0"),
+        ("http://h:65536", "[Pp]ort"),
+        ("http://h:-1", "[Pp]ort"),
+        ("http://h:x", "[Pp]ort"),
+        ("http://[::1", "IPv6"),
+        ("http://h/a b", "white space"),
+        ("http://h\n", "white space"),
+        ("http://h\0", "bad URL"),
+        ("unix:", "unix:PATH"),
+        (None, "a URL is a str"),
+        (b"http://h", "a URL is a str"),
+        (80, "a URL is a str"),
+    ],
+)
+def test_a_bad_url_names_itself_and_the_remedy(url: Any, complaint: str) -> None:
+    with pytest.raises(Misuse, match=complaint) as caught:
+        parse_url(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_credentials_in_a_url_are_refused_and_not_shown() -> None:
+    with pytest.raises(Misuse, match="authorization header") as caught:
+        parse_url("http://user:hunter2@service")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("bind", "endpoint"),
+    [
+        ("127.0.0.1:8080", Endpoint("127.0.0.1", 8080)),
+        ("localhost:0", Endpoint("localhost", 0)),
+        ("[::]:80", Endpoint("::", 80)),
+        ("::1:80", Endpoint("::1", 80)),
+        ("unix:/s", Endpoint(path="/s")),
+    ],
+)
+def test_an_address_to_listen_on(bind: str, endpoint: Endpoint) -> None:
+    assert parse_bind(bind) == endpoint
+
+
+@pytest.mark.parametrize("bind", ["", ":80", "h:", "h", "h:65536", "h:-1", "h:x", "h:\u0661", "unix:", "h: 80"])
+def test_a_bad_address_names_itself_and_the_remedy(bind: str) -> None:
+    with pytest.raises(Misuse, match="bad address"):
+        parse_bind(bind)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [(Endpoint("h", 80), "h:80"), (Endpoint("::1", 5), "[::1]:5"), (Endpoint(path="/s"), "unix:/s")],
+)
+def test_an_endpoint_is_shown_as_it_is_written(endpoint: Endpoint, shown: str) -> None:
+    assert str(endpoint) == shown

@@ -1,0 +1,178 @@
+"""Both sides of a connection: ours on one, and on the other a raw peer, a socket that is none, or ours again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from hpack import Decoder
+
+from actors.connection import ConnectionActor
+from actors.exchange import Handler, Outgoing, Route, prepare, serve
+from actors.headers import HeaderInput
+from actors.mailbox import Ref
+from actors.messages import BytesArrived, ConnectionLost, ConnectionNews, Peer
+from actors.settings import Limits
+from supervisor.link import Link
+from supervisor.server import Server
+from tests.support.frames import PREFACE, Fields, Frame, Parser, RawPeer, Type, settings
+
+ANYWHERE: Final = Peer("anywhere:1")
+TURNS: Final = 20
+"""More turns of the loop than any chain of our actors takes."""
+
+
+@asynccontextmanager
+async def linked(handler: Handler, *, limits: Limits | None = None) -> AsyncIterator[Link]:
+    """A link of ours to a server of ours."""
+    async with Server(handler, limits=limits) as server, Link(server.url, limits=limits) as link:
+        yield link
+
+
+@asynccontextmanager
+async def served(
+    handler: Handler, values: Mapping[int, int] | None = None, *, limits: Limits | None = None
+) -> AsyncIterator[RawPeer]:
+    """A raw client of a server of ours, after the handshake in which it said ``values``."""
+    async with Server(handler, limits=limits) as server, await RawPeer.connect("127.0.0.1", server.port) as peer:
+        await peer.handshake(values)
+        yield peer
+
+
+@asynccontextmanager
+async def linked_to_raw(
+    values: Mapping[int, int] | None = None, *, limits: Limits | None = None
+) -> AsyncIterator[tuple[Link, RawPeer]]:
+    """A link of ours to a raw server, after the handshake in which the server said ``values``."""
+    async with RawPeer.listen() as listener:
+        link = Link(f"http://127.0.0.1:{listener.port}", limits=limits)
+        async with asyncio.TaskGroup() as tasks:
+            entering = tasks.create_task(link.__aenter__())
+            peer = await listener.accept()
+            await peer.handshake(values)
+            await entering
+        try:
+            yield link, peer
+        finally:
+            await link.close()
+
+
+async def settle(turns: int = TURNS) -> None:
+    """Let every task that can run, run: no time passes, and nothing is waited for."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def until(ready: Callable[[], bool], *, timeout: float = 5.0) -> None:
+    """Turn the loop until ``ready()``, for what real sockets bring about and no future tells."""
+    async with asyncio.timeout(timeout):
+        while not ready():  # noqa: ASYNC110  (nobody sets an event for it)
+            await asyncio.sleep(0)
+
+
+class FakeSocket:
+    """A transport that keeps what is written, and says that it was closed to whom it is told to."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+        self.closing = False
+        self.aborted = False
+        self.reading = True
+        self.stuck = False
+        """Whether closing never gets done, as when the other side takes nothing."""
+        self.lost: Callable[[ConnectionLost], object] = lambda fact: None
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        if not self.closing:
+            self.closing = True
+            if not self.stuck:
+                asyncio.get_running_loop().call_soon(self.lost, ConnectionLost(None))
+
+    def abort(self) -> None:
+        self.aborted = True
+        if self.stuck or not self.closing:
+            self.closing = True
+            asyncio.get_running_loop().call_soon(self.lost, ConnectionLost(None))
+
+
+class Bench:
+    """A connection actor over a fake socket: what it reads is told by hand, what it writes is parsed on demand."""
+
+    def __init__(self, handler: Handler | None = None, *, limits: Limits | None = None) -> None:
+        self.limits = limits if limits is not None else Limits()
+        self.socket = FakeSocket()
+        self.news: list[ConnectionNews] = []
+        self.actor = ConnectionActor(
+            "connection",
+            self.socket,
+            peer=ANYWHERE,
+            limits=self.limits,
+            owner=Ref("owner", self.news.append),
+            handler=None if handler is None else serve(handler),
+        )
+        self.socket.lost = self.actor.tell
+        self.actor.start()
+        self.route = Route(self.actor.ref, ANYWHERE, self.limits, self.actor.tracer)
+        self._server = handler is not None
+        self._parser = Parser()
+        self._decoder = Decoder()
+        self._numbers = 0
+        self._skip = 0 if self._server else len(PREFACE)
+
+    async def __aenter__(self) -> "Bench":
+        await self.hears((PREFACE if self._server else b"") + settings() + settings(ack=True))
+        self.says()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.actor.exited is None:
+            await self.actor.stop()
+
+    async def hears(self, data: bytes) -> None:
+        """Give the connection bytes, and every task its turns."""
+        self.actor.tell(BytesArrived(data))
+        await settle()
+
+    def says(self) -> list[Frame]:
+        """The frames that were written since the last call."""
+        written = bytes(self.socket.written)
+        self.socket.written.clear()
+        written, self._skip = written[self._skip :], max(0, self._skip - len(written))
+        return self._parser.parse(written)
+
+    def fields(self, frame: Frame) -> Fields:
+        """The decoded block of a HEADERS frame; to be asked once for each, in order."""
+        return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(frame.payload, raw=True)]
+
+    def outgoing(
+        self,
+        method: str = "GET",
+        path: str = "/",
+        *,
+        headers: HeaderInput = (),
+        body: bytes | None = b"",
+        timeout: float | None = None,
+    ) -> Outgoing:
+        """A request for this connection, under a name of its own."""
+        self._numbers += 1
+        return prepare(
+            f"request-{self._numbers}", method, "http", "test", path, headers=headers, body=body, trailers=(),
+            weight=16, timeout=timeout, max_body=self.limits.max_response_body,
+        )  # fmt: skip
+
+
+def kinds(frames: list[Frame], *, but: tuple[int, ...] = (Type.SETTINGS, Type.WINDOW_UPDATE)) -> list[tuple[int, int]]:
+    """Type and stream of each frame, without those that keep the connection itself going."""
+    return [(frame.type, frame.stream_id) for frame in frames if frame.type not in but]
