@@ -167,7 +167,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                 for stream_id, fact in self.wire.read(FRAMES_PER_LOOK):
                     self._dispatch(stream_id, fact)
         except ProtocolViolation as violation:
-            raise Stop(violation) from violation.__cause__
+            named = ProtocolViolation.because(
+                f"{self.peer.address}: {violation}", violation.__cause__, code=violation.code
+            )
+            raise Stop(named) from violation.__cause__
         if not self._suspended:
             self._pause_reading(False)
 

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 from attrs import define, field
 from h2.config import H2Configuration
-from h2.connection import AllowedStreamIDs, H2Connection
 from h2.events import (
     DataReceived,
     InformationalResponseReceived,
@@ -39,7 +38,6 @@ from h2.events import (
 from h2.exceptions import NoSuchStreamError
 from h2.exceptions import ProtocolError as H2ProtocolError
 from h2.settings import SettingCodes, Settings
-from h2.stream import H2Stream
 from hpack import HPACKError
 
 from actors.errors import ErrorCode, InvalidHeaders, ProtocolViolation, code_name
@@ -57,6 +55,7 @@ from actors.messages import (
     TrailersArrived,
     WireFact,
 )
+from actors.protocol import Protocol
 from actors.settings import Limits
 
 StreamFact = HeadersArrived | InformationalArrived | DataArrived | TrailersArrived | PeerReset | StreamFailed
@@ -72,23 +71,6 @@ _CONNECTION: Final = 0
 _NO_ERROR: Final = int(ErrorCode.NO_ERROR)
 _MISSED_BY_H2: Final = frozenset((FrameType.SETTINGS, FrameType.RST_STREAM, FrameType.HEADERS))
 _NOT_FOR_H2: Final = frozenset((FrameType.GOAWAY, FrameType.PRIORITY))
-
-
-class _H2(H2Connection):
-    MAX_CLOSED_STREAMS = 4096  # h2 keeps 65,536 closed ids, about 7.5 MB a connection
-
-    def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
-        """Leave content-length to the wire: h2 would end the connection for what is a fault of one stream.
-
-        An internal of h2; checked with 4.3.0 and 4.4.1.
-        """
-        stream = super()._begin_new_stream(stream_id, allowed_ids)
-        stream._initialize_content_length = _ignore_content_length  # type: ignore[method-assign]
-        return stream
-
-
-def _ignore_content_length(headers: object) -> None:
-    pass
 
 
 @define(eq=False)
@@ -175,7 +157,7 @@ class Wire:
             SettingsAcknowledged: lambda event: None,
             PingAckReceived: lambda event: (_CONNECTION, PingAcked(event.ping_data)),
         }
-        self._h2 = _H2(
+        self._h2 = Protocol(
             # Headers are checked in headers.py: outbound before they come here, because h2 would check them inside its
             # HPACK encoder, where a refusal spoils the compression state of the connection; inbound below, because h2
             # would end the connection for what is a fault of one stream. Once instead of twice is also 15 % faster.
@@ -424,18 +406,41 @@ class Wire:
         record = self._records.get(stream_id)
         if record is None or record.over or record.ending or self.broken is not None:
             return
-        if data:
-            record.queue.append(data)
-            record.queued += len(data)
         record.ending, record.trailers = end, trailers
+        size = len(data)
+        if size:
+            if not self._ready and not record.queue and self._send_at_once(record, data, size):
+                return
+            record.queue.append(data)
+            record.queued += size
         if not record.queue:
             self._send_quantum(record)  # END_STREAM and trailers need no window (RFC 9113, 5.2.1)
             return
         if stream_id not in self._blocked:
             self._ready[stream_id] = record
-        # A short answer goes out at once, in order of the commands, as long as no stream waits for its turn.
-        if len(self._ready) == 1:
-            self.pump()
+
+    def _send_at_once(self, record: _Record, data: bytes | memoryview, size: int) -> bool:
+        """Whether a piece with nothing before it went out whole, without a turn in the queue."""
+        h2 = self._h2
+        if not self.writable or size > self._budget or size > h2.max_outbound_frame_size:
+            return False
+        try:
+            if size > h2.local_flow_control_window(record.id):
+                return False
+            last = record.ending and record.trailers is None
+            h2.send_data(record.id, data, end_stream=last)
+        except NoSuchStreamError:  # it closed meanwhile
+            self._reset_here(record)
+            return True
+        self._budget -= size
+        if last:
+            self._end_local(record)
+        elif record.ending:
+            self._send_quantum(record)
+        else:
+            record.made += size
+            self._room[record.id] = record
+        return True
 
     def reset(self, stream_id: int, code: int) -> None:
         """Send RST_STREAM, once, and drop what was queued; nothing happens to a stream that is over."""

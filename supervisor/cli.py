@@ -13,14 +13,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, NoReturn, cast
 
 from actors.errors import InvalidHeaders, LinkError, Misuse
-from actors.exchange import Handler, OutgoingBody
+from actors.exchange import Handler, OutgoingBody, is_coroutine_function
 from actors.headers import check_fields
 from supervisor import demo
-from supervisor.endpoints import UNIX_PREFIX, Endpoint, parse_bind, parse_url
+from supervisor.endpoints import UNIX_PREFIX, parse_bind, parse_url
 from supervisor.link import Link
 from supervisor.server import Server
 
@@ -117,7 +118,7 @@ def load_handler(name: str) -> Handler:
         sys.path.insert(0, os.getcwd())
     try:
         found: object = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module does at import, the line says so
+    except (Exception, SystemExit) as error:  # whatever the module does at import, the line says so
         what = str(error).splitlines()[0] if str(error) else ""
         raise Misuse.because(f"cannot import {module_name}: {type(error).__name__}: {what}", error) from error
     for part in attribute.split("."):
@@ -125,7 +126,9 @@ def load_handler(name: str) -> Handler:
             found = getattr(found, part)
         except AttributeError:
             raise Misuse(f"{module_name} has no {attribute}: is the handler's name right?") from None
-    return cast("Handler", found)  # Server says what is wrong with one that is no coroutine function
+    if not is_coroutine_function(found):
+        raise Misuse(f"{name} is no coroutine function: write 'async def' before the handler's name")
+    return cast("Handler", found)
 
 
 # --- request ----------------------------------------------------------------------------------------------------------
@@ -136,15 +139,19 @@ async def _request(asked: argparse.Namespace) -> int:
     if endpoint.path is not None:
         raise Misuse(f"bad URL {asked.url!r}: write --unix-socket {endpoint.path} http://localhost/PATH")
     service = f"{UNIX_PREFIX}{asked.unix_socket}" if asked.unix_socket else f"http://{endpoint}"
-    method = asked.method or ("GET" if asked.data is None else "POST")
+    method = asked.method if asked.method is not None else "GET" if asked.data is None else "POST"
     headers = check_fields([_header(line) for line in asked.headers])  # before anything is connected
     body = _body(asked.data)
-    async with (
-        Link(service) as link,
-        link.stream(
-            method, path, headers=headers, body=body, timeout=asked.timeout, authority=endpoint.authority
-        ) as stream,
-    ):  # fmt: skip
+    if asked.timeout is not None and not asked.timeout > 0:
+        raise Misuse(f"--timeout must be a number of seconds above 0, not {asked.timeout:g}")
+    link = Link(service)  # not entered: it connects at the first request, within its time limit
+    async with AsyncExitStack() as leaving:
+        leaving.push_async_callback(link.close)
+        stream = await leaving.enter_async_context(
+            link.stream(
+                method, path, headers=headers, body=body, timeout=asked.timeout, authority=endpoint.authority
+            )
+        )
         head = await stream.response()
         out = sys.stdout.buffer
         if asked.include:

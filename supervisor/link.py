@@ -57,7 +57,7 @@ class Link:
         """Connect. Raises ConnectFailed, and ProtocolViolation where the peer does not speak HTTP/2."""
         try:
             await self._connected()
-        except BaseException:
+        except asyncio.CancelledError:
             await self.close()  # whoever is not let in cannot leave
             raise
         return self

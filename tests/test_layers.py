@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "actors": (
-        *("errors", "settings", "headers", "trace", "mailbox", "messages", "actor", "slots", "frames", "wire"),
+        *("errors", "settings", "headers", "trace", "mailbox", "messages", "actor", "slots", "frames", "protocol"),
+        "wire",
         *("commands", "stream", "exchange", "connection", "transport", "listener"),
     ),
     "supervisor": (
@@ -23,11 +24,11 @@ RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package
 """Each module or folder of modules, from the top down. A new one must be placed here."""
 
 NEVER_ASYNCIO = {
-    *(f"actors.{name}" for name in ("errors", "settings", "headers", "slots", "frames", "wire")),
+    *(f"actors.{name}" for name in ("errors", "settings", "headers", "slots", "frames", "protocol", "wire")),
     *(f"supervisor.{name}" for name in ("restart", "health", "retry")),
 }
 LIBRARIES = {"h2", "attrs"}
-RESTRICTED = {"hpack": {"actors.headers", "actors.wire"}}
+RESTRICTED = {"hpack": {"actors.headers", "actors.wire"}, "hyperframe": {"actors.protocol"}}
 """Libraries that only these modules import; an adapter's optional extra belongs here too."""
 
 SUPERVISORD = set(

@@ -39,7 +39,7 @@ from tests.support.frames import (
     settings,
     window_update,
 )
-from tests.support.sides import Bench, kinds, linked, linked_to_raw, served, settle
+from tests.support.sides import Bench, Census, kinds, linked, linked_to_raw, served, settle, until
 
 GET = encode(frames.request())
 POST = encode(frames.request("POST"))
@@ -596,7 +596,43 @@ async def test_readiness_is_told_once_when_settings_came() -> None:
         assert bench.news == [ConnectionReady("connection")]
 
 
+@pytest.mark.bulk
+async def test_100000_requests_served_in_a_row_leave_tasks_actors_and_memory_flat() -> None:
+    """S13: on the server's side, 100 at a time, from the 20,000th to the 100,000th."""
+    async with Bench(answer) as bench:
+        await bench.hears(window_update(0, 1_000_000))
+        for number in range(0, 100_000, 100):
+            if number == 20_000:
+                before = Census()
+            ids = range(2 * number + 1, 2 * (number + 100), 2)
+            bench.actor.tell(BytesArrived(b"".join(headers(i, GET, end_stream=True) for i in ids)))
+            await until(lambda: bench.socket.written.count(b"answer") == 100)
+            bench.socket.written.clear()
+        await settle()
+        before.expect_no_more(Census())
+
+
+@pytest.mark.bulk
+async def test_100000_requests_made_in_a_row_leave_tasks_actors_and_memory_flat() -> None:
+    """S13: on the client's side."""
+    async with Bench() as bench:
+        for number in range(0, 100_000, 100):
+            if number == 20_000:
+                before = Census()
+            asking = [asyncio.create_task(request(bench.route, bench.outgoing())) for _ in range(100)]
+            await until(lambda: bool(bench.socket.written))
+            ids = range(2 * number + 1, 2 * (number + 100), 2)
+            bench.actor.tell(BytesArrived(b"".join(headers(i, OK) + data(i, b"x", end_stream=True) for i in ids)))
+            assert [reply.body for reply in await asyncio.gather(*asking)] == [b"x"] * 100
+            bench.socket.written.clear()
+        del asking
+        await settle()
+        before.expect_no_more(Census())
+
+
 # --- what a peer may lie about ----------------------------------------------------------------------------------------
+
+WHOLE_ANSWER_AND_MORE = headers(1, OK, end_stream=True) + data(1, b"after the end")
 
 
 @pytest.mark.parametrize(
@@ -604,7 +640,7 @@ async def test_readiness_is_told_once_when_settings_came() -> None:
     [
         (data(1, b"before the head"), None),
         (headers(1, OK) + headers(1, OK), None),
-        (headers(1, OK, end_stream=True) + data(1, b"after the end"), None),
+        (WHOLE_ANSWER_AND_MORE, None),
         (headers(7, OK), None),
         (headers(2, GET), Code.PROTOCOL_ERROR),
         (rst(7), Code.PROTOCOL_ERROR),
@@ -627,9 +663,13 @@ async def test_a_server_that_lies_costs_a_typed_error_and_no_crash(lie: bytes, c
         next_one = asyncio.create_task(request(bench.route, bench.outgoing()))
         await settle()
         await bench.actor.stop(Closed("end of test"))
-        for task in (asking, next_one):
+        with pytest.raises(LinkError):
+            await next_one
+        if lie == WHOLE_ANSWER_AND_MORE:
+            assert (await asking).status == 200
+        else:
             with pytest.raises(LinkError):
-                await task
+                await asking
         assert bench.actor.exited is not None
         assert not bench.actor.exited.crashed
 

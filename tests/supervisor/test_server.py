@@ -234,6 +234,7 @@ async def test_clients_that_vanish_at_any_moment_leave_nothing_behind() -> None:
             peer.abort()
             await peer.close()
         await until(lambda: "/connection-" not in str(asyncio.all_tasks()))
+        await settle()
         assert ((await server.state()).children, streams()) == ((), 0)
 
 

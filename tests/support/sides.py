@@ -1,12 +1,14 @@
 """Both sides of a connection: ours on one, and on the other a raw peer, a socket that is none, or ours again."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
 from hpack import Decoder
 
+from actors.actor import Actor
 from actors.connection import ConnectionActor
 from actors.exchange import Handler, Outgoing, Route, prepare, serve
 from actors.headers import HeaderInput
@@ -15,6 +17,7 @@ from actors.messages import BytesArrived, ConnectionLost, ConnectionNews, Peer
 from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server
+from tests.interop.bodies import resident_bytes
 from tests.support.frames import PREFACE, Fields, Frame, Parser, RawPeer, Type, settings
 
 ANYWHERE: Final = Peer("anywhere:1")
@@ -171,6 +174,24 @@ class Bench:
             f"request-{self._numbers}", method, "http", "test", path, headers=headers, body=body, trailers=(),
             weight=16, timeout=timeout, max_body=self.limits.max_response_body,
         )  # fmt: skip
+
+
+class Census:
+    """How many tasks, actors and objects live in this process, and how much memory they hold."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        objects = gc.get_objects()
+        self.tasks = len(asyncio.all_tasks())
+        self.actors = sum(isinstance(each, Actor) for each in objects)
+        self.objects = len(objects)
+        self.bytes = resident_bytes()
+
+    def expect_no_more(self, later: "Census") -> None:
+        """Fail where there are more now, beyond what caches and the allocator may keep."""
+        assert (later.tasks, later.actors) == (self.tasks, self.actors)
+        assert later.objects - self.objects < 2_000
+        assert later.bytes - self.bytes < 8 << 20
 
 
 def kinds(frames: list[Frame], *, but: tuple[int, ...] = (Type.SETTINGS, Type.WINDOW_UPDATE)) -> list[tuple[int, int]]:
