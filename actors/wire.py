@@ -17,11 +17,9 @@ Theory of operation
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from attrs import define, field
 from h2.config import H2Configuration
 from h2.events import (
     DataReceived,
@@ -55,7 +53,9 @@ from actors.messages import (
     TrailersArrived,
     WireFact,
 )
+from actors.outbox import BYTES_PER_PUMP, Outbox
 from actors.protocol import Protocol
+from actors.records import Record, Records, Window
 from actors.settings import Limits
 
 StreamFact = HeadersArrived | InformationalArrived | DataArrived | TrailersArrived | PeerReset | StreamFailed
@@ -64,63 +64,11 @@ Fact = StreamFact | WireFact
 MAX_STREAM_ID: Final = 2**31 - 1
 ASSUMED_MAX_STREAMS: Final = 100
 """What we take the peer's limit of streams to be until its SETTINGS come (RFC 9113, 6.5.2)."""
-BYTES_PER_PUMP: Final = 256 * 1024
-"""Bytes of bodies that one turn puts out, so that the socket's backpressure is seen in time."""
 _H2_UNLIMITED: Final = 2**31 - 1
 _CONNECTION: Final = 0
 _NO_ERROR: Final = int(ErrorCode.NO_ERROR)
 _MISSED_BY_H2: Final = frozenset((FrameType.SETTINGS, FrameType.RST_STREAM, FrameType.HEADERS))
 _NOT_FOR_H2: Final = frozenset((FrameType.GOAWAY, FrameType.PRIORITY))
-
-
-@define(eq=False)
-class _Window:
-    """How far a receive window has grown (the manner of a reader, not h2's count of what is left of it)."""
-
-    size: int = 0
-    read: int = 0
-    """Bytes read since it last grew."""
-
-    def grow(self, start: int, most: int, read: int) -> int:
-        """By how much to grow a window after ``read`` bytes: it doubles each time that it was read twice over."""
-        self.read += read
-        size = self.size or start
-        if self.read < 2 * size or size >= most:
-            return 0
-        self.read, self.size = 0, min(2 * size, most)
-        return self.size - size
-
-
-@define(eq=False)
-class _Record:
-    """What the wire knows of one stream."""
-
-    id: int
-    weight: int = 16
-    queue: deque[bytes | memoryview] = field(factory=deque)
-    trailers: list[Pair] | None = None
-    ending: bool = False
-    """END_STREAM is sent, or waits behind the queue."""
-    local_ended: bool = False
-    remote_ended: bool = False
-    over: bool = False
-    """Reset, by either side."""
-    released: bool = False
-    """Its actor has ended; the record stays only until its queue is out."""
-    closed: bool = False
-    """Ended by both sides, or over: the peer does not count it any more."""
-    deficit: int = 0
-    queued: int = 0
-    made: int = 0
-    """Bytes that went out and that the stream was not told of."""
-    owed: int = 0
-    """Bytes of flow control that the peer has not got back."""
-    promised: int | None = None
-    """Bytes of body that the peer's head promises."""
-    received: int = 0
-    bodyless: bool = False
-    """Whether the answer has no body, because the request asked for a head."""
-    window: _Window = field(factory=_Window)
 
 
 class Wire:
@@ -131,20 +79,12 @@ class Wire:
         self.limits = limits
         self.last_stream_id = 0
         """The highest stream that either side opened."""
-        self.writable = True
-        """Whether the socket takes more; while it does not, bodies wait and only frames without bodies are made."""
         self._gate = Gate(expect_preface=not client, max_frame_size=limits.max_frame_size)
-        self._records: dict[int, _Record] = {}
-        self.open_streams = 0
-        """Streams that both sides count as open (RFC 9113, 5.1.2)."""
-        self._ready: dict[int, _Record] = {}
-        self._blocked: dict[int, _Record] = {}
-        self._room: dict[int, _Record] = {}
-        self._window = _Window()
+        self._records = Records()
+        self._window = Window()
         self._out: list[bytes] = []
         self.broken: ProtocolViolation | None = None
         """What ended the input; h2 is closed then, and every command does nothing."""
-        self._budget = BYTES_PER_PUMP
         self._translate: dict[type, Callable[[Any], tuple[int, Fact] | None]] = {
             RequestReceived: self._request_received,
             ResponseReceived: self._response_received,
@@ -166,6 +106,10 @@ class Wire:
                 validate_inbound_headers=False, normalize_inbound_headers=False,
             )  # fmt: skip
         )
+        self._outbox = Outbox(
+            self._h2, self._records, send_buffer=limits.send_buffer,
+            flushed=lambda record: self._forget(record, ErrorCode.NO_ERROR),
+        )  # fmt: skip
 
     # --- the beginning ------------------------------------------------------------------------------------------------
 
@@ -286,9 +230,8 @@ class Wire:
         stream_id = event.stream_id
         self.last_stream_id = stream_id
         ended = event.stream_ended is not None
-        record = self._records[stream_id] = _Record(stream_id, remote_ended=ended)
-        self.open_streams += 1
-        if self.open_streams > self.limits.max_streams:
+        record = self._records.add(Record(stream_id, remote_ended=ended))
+        if self._records.open > self.limits.max_streams:
             # Here and not where streams are started: later frames of the same read may have freed a place since.
             self.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self.release(stream_id)
@@ -299,7 +242,7 @@ class Wire:
         record, headers = self._records[event.stream_id], event.headers
         ended = event.stream_ended is not None
         if ended:
-            self._end_remote(record)
+            self._records.end_remote(record)
         return self._checked(record, headers, check_arrived_response, HeadersArrived(headers, ended))
 
     def _informational_received(self, event: InformationalResponseReceived) -> tuple[int, Fact]:
@@ -311,7 +254,7 @@ class Wire:
         record = self._records[stream_id]
         ended = event.stream_ended is not None
         if ended:
-            self._end_remote(record)
+            self._records.end_remote(record)
         record.owed += event.flow_controlled_length
         if padding := event.flow_controlled_length - len(data):
             self.return_credit(stream_id, padding)  # nobody will ever read it
@@ -320,14 +263,14 @@ class Wire:
             return self._measured(record, DataArrived(data, ended))
         return stream_id, DataArrived(data, ended)
 
-    def _measured(self, record: _Record, fact: StreamFact) -> tuple[int, StreamFact]:
+    def _measured(self, record: Record, fact: StreamFact) -> tuple[int, StreamFact]:
         """The fact, or the failure of its stream alone where the body is not as long as promised (RFC 9113, 8.1.1)."""
         if record.received == record.promised or (record.received < (record.promised or 0) and not record.remote_ended):
             return record.id, fact
         message = f"content-length says {record.promised} and the body has {record.received} bytes"
         return self._fault(record, message)
 
-    def _fault(self, record: _Record, message: str) -> tuple[int, StreamFact]:
+    def _fault(self, record: Record, message: str) -> tuple[int, StreamFact]:
         """A fault of the peer's that costs it one stream, even one that has ended already."""
         if record.closed:
             record.over = True
@@ -336,11 +279,11 @@ class Wire:
 
     def _trailers_received(self, event: TrailersReceived) -> tuple[int, Fact]:
         record, headers = self._records[event.stream_id], event.headers
-        self._end_remote(record)
+        self._records.end_remote(record)
         return self._checked(record, headers, check_arrived_trailers, TrailersArrived(headers))
 
     def _checked(
-        self, record: _Record, headers: list[Pair], check: Callable[[list[Pair]], int | None], fact: StreamFact
+        self, record: Record, headers: list[Pair], check: Callable[[list[Pair]], int | None], fact: StreamFact
     ) -> tuple[int, StreamFact]:
         """The fact, or the failure of its stream alone where its headers are malformed (RFC 9113, 8.1.1)."""
         try:
@@ -362,12 +305,10 @@ class Wire:
         return event.stream_id, StreamFailed(ProtocolViolation(message, code=int(event.error_code)))
 
     def _window_updated(self, event: WindowUpdated) -> None:
-        if record := self._blocked.pop(event.stream_id, None):
-            self._ready[record.id] = record
+        self._outbox.unblock(event.stream_id)
 
     def _remote_settings_changed(self, event: RemoteSettingsChanged) -> tuple[int, Fact]:
-        self._ready.update(self._blocked)  # the new initial window may have opened any of them
-        self._blocked.clear()
+        self._outbox.unblock_all()  # the new initial window may have opened any of them
         # h2 says 2**32 + 1 where the peer never set a limit.
         return _CONNECTION, PeerSettings(min(self._h2.remote_settings.max_concurrent_streams, MAX_STREAM_ID))
 
@@ -381,8 +322,7 @@ class Wire:
         self._h2.send_headers(stream_id, head, end_stream=end)
         self.last_stream_id = stream_id
         bodyless = head[0][1] == b"HEAD"
-        self._records[stream_id] = _Record(stream_id, weight, ending=end, local_ended=end, bodyless=bodyless)
-        self.open_streams += 1
+        self._records.add(Record(stream_id, weight, ending=end, local_ended=end, bodyless=bodyless))
         return stream_id
 
     def send_head(self, stream_id: int, head: list[Pair], *, end: bool) -> None:
@@ -397,7 +337,7 @@ class Wire:
             return
         if end:
             record.ending = True
-            self._end_local(record)
+            self._records.end_local(record)
 
     def send_data(
         self, stream_id: int, data: bytes | memoryview, *, end: bool = False, trailers: list[Pair] | None = None
@@ -406,41 +346,7 @@ class Wire:
         record = self._records.get(stream_id)
         if record is None or record.over or record.ending or self.broken is not None:
             return
-        record.ending, record.trailers = end, trailers
-        size = len(data)
-        if size:
-            if not self._ready and not record.queue and self._send_at_once(record, data, size):
-                return
-            record.queue.append(data)
-            record.queued += size
-        if not record.queue:
-            self._send_quantum(record)  # END_STREAM and trailers need no window (RFC 9113, 5.2.1)
-            return
-        if stream_id not in self._blocked:
-            self._ready[stream_id] = record
-
-    def _send_at_once(self, record: _Record, data: bytes | memoryview, size: int) -> bool:
-        """Whether a piece with nothing before it went out whole, without a turn in the queue."""
-        h2 = self._h2
-        if not self.writable or size > self._budget or size > h2.max_outbound_frame_size:
-            return False
-        try:
-            if size > h2.local_flow_control_window(record.id):
-                return False
-            last = record.ending and record.trailers is None
-            h2.send_data(record.id, data, end_stream=last)
-        except NoSuchStreamError:  # it closed meanwhile
-            self._reset_here(record)
-            return True
-        self._budget -= size
-        if last:
-            self._end_local(record)
-        elif record.ending:
-            self._send_quantum(record)
-        else:
-            record.made += size
-            self._room[record.id] = record
-        return True
+        self._outbox.put(record, data, end=end, trailers=trailers)
 
     def reset(self, stream_id: int, code: int) -> None:
         """Send RST_STREAM, once, and drop what was queued; nothing happens to a stream that is over."""
@@ -468,7 +374,7 @@ class Wire:
         if not record.owed and not record.remote_ended and not record.over:
             self._widen(record, size)
 
-    def _widen(self, record: _Record, read: int) -> None:
+    def _widen(self, record: Record, read: int) -> None:
         """The reader keeps up with the peer: let more be on its way."""
         limits = self.limits
         if more := record.window.grow(limits.stream_window, limits.max_stream_window, read):
@@ -504,74 +410,17 @@ class Wire:
     # --- output -------------------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Move queued data into frames: a round gives each ready stream ``weight`` KiB, until something says stop."""
-        if self.broken is not None:
-            return
-        ready = self._ready
-        while ready and self.writable and self._budget > 0:
-            record = next(iter(ready.values()))
-            del ready[record.id]
-            alone = not ready
-            quantum = 1024 * record.weight
-            record.deficit = self._budget if alone else min(record.deficit, quantum) + quantum
-            if self._send_quantum(record):
-                ready[record.id] = record
-                if self._h2.outbound_flow_control_window <= 0:
-                    return
-
-    def _send_quantum(self, record: _Record) -> bool:
-        """Send up to the record's deficit; True if it should have another turn."""
-        h2, queue, stream_id = self._h2, record.queue, record.id
-        try:
-            while queue and record.deficit > 0:
-                window = h2.local_flow_control_window(stream_id)
-                if window <= 0:
-                    if h2.outbound_flow_control_window > 0:
-                        self._blocked[stream_id] = record
-                        return False
-                    return True
-                data = _take(queue, min(window, h2.max_outbound_frame_size, record.deficit))
-                last = record.ending and not queue and record.trailers is None
-                h2.send_data(stream_id, data, end_stream=last)
-                size = len(data)
-                record.deficit -= size
-                self._budget -= size
-                if last:
-                    self._end_local(record)
-                elif not record.ending:
-                    record.made += size
-                    self._room[stream_id] = record
-                record.queued -= size
-            if queue:
-                return True
-            record.deficit = 0
-            if record.ending and not record.local_ended:
-                if record.trailers is not None:
-                    h2.send_headers(stream_id, record.trailers, end_stream=True)
-                else:
-                    h2.end_stream(stream_id)
-                self._end_local(record)
-        except NoSuchStreamError:  # it closed meanwhile
-            self._reset_here(record)
-        if record.released:
-            self._forget(record, ErrorCode.NO_ERROR)
-        return False
+        """Move queued data into frames, as far as the windows, the socket and the turn's budget allow."""
+        if self.broken is None:
+            self._outbox.pump()
 
     def take_room(self) -> list[tuple[int, int]]:
-        """How much room was made, by stream; told only once a queue is half empty, so that a sender wakes seldom."""
-        if not self._room:
-            return []
-        low = self.limits.send_buffer // 2
-        told = [record for record in self._room.values() if record.queued <= low]
-        room = [(record.id, record.made) for record in told]
-        for record in told:
-            record.made = 0
-            del self._room[record.id]
-        return room
+        """How much room was made since the last call, by stream."""
+        return self._outbox.take_room()
 
     def output(self) -> bytes:
         """All bytes for the socket since the last call."""
-        self._budget = BYTES_PER_PUMP
+        self._outbox.budget = BYTES_PER_PUMP
         if not self._out:
             return self._h2.data_to_send()
         self._flush()
@@ -582,70 +431,43 @@ class Wire:
     @property
     def has_output(self) -> bool:
         """Whether another :meth:`pump` could move data now: the windows and the socket allow it."""
-        return bool(self._ready) and self.writable and self.broken is None and self._h2.outbound_flow_control_window > 0
+        return self.broken is None and self._outbox.has_output
+
+    @property
+    def writable(self) -> bool:
+        """Whether the socket takes more; while it does not, bodies wait and only frames without bodies are made."""
+        return self._outbox.writable
+
+    @writable.setter
+    def writable(self, yes: bool) -> None:
+        self._outbox.writable = yes
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that both sides count as open (RFC 9113, 5.1.2)."""
+        return self._records.open
 
     @property
     def streams(self) -> int:
         """Streams with an actor or with bytes that are still to go out."""
         return len(self._records)
 
-    def _end_remote(self, record: _Record) -> None:
-        record.remote_ended = True
-        if record.local_ended:
-            self._close(record)
-
-    def _end_local(self, record: _Record) -> None:
-        record.local_ended = True
-        if record.remote_ended:
-            self._close(record)
-
-    def _reset_here(self, record: _Record) -> None:
-        self._drop_queue(record)
+    def _reset_here(self, record: Record) -> None:
+        self._outbox.drop(record)
         record.over = True
-        self._close(record)
-
-    def _close(self, record: _Record) -> None:
-        if not record.closed:
-            record.closed = True
-            self.open_streams -= 1
+        self._records.close(record)
 
     def _flush(self) -> None:
         if data := self._h2.data_to_send():
             self._out.append(data)
 
-    def _drop_queue(self, record: _Record) -> None:
-        record.queue.clear()
-        record.queued = 0
-        self._room.pop(record.id, None)
-        record.trailers = None
-        record.ending = True
-        self._ready.pop(record.id, None)
-        self._blocked.pop(record.id, None)
-
-    def _forget(self, record: _Record, code: int) -> None:
+    def _forget(self, record: Record, code: int) -> None:
         stream_id = record.id
         if not record.closed:
             self.reset(stream_id, code)
         if record.owed:
             self._h2.acknowledge_received_data(record.owed, stream_id)
-        self._room.pop(stream_id, None)
-        del self._records[stream_id]
-
-
-def _take(queue: deque[bytes | memoryview], limit: int) -> bytes | memoryview:
-    """At most ``limit`` bytes from the front; small pieces are joined, so that they do not cost a frame each."""
-    first = queue.popleft()
-    if len(first) > limit:
-        view = memoryview(first)
-        queue.appendleft(view[limit:])
-        return view[:limit]
-    if not queue or len(first) + len(queue[0]) > limit:
-        return first
-    pieces, size = [first], len(first)
-    while queue and size + len(queue[0]) <= limit:
-        size += len(queue[0])
-        pieces.append(queue.popleft())
-    return b"".join(pieces)
+        self._records.forget(record)
 
 
 def _parse_goaway(frame: Frame) -> PeerGoAway:

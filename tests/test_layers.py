@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = {
     "actors": (
         *("errors", "settings", "headers", "trace", "mailbox", "messages", "actor", "slots", "frames", "protocol"),
-        "wire",
+        *("records", "outbox", "wire"),
         *("commands", "stream", "exchange", "connection", "transport", "listener"),
     ),
     "supervisor": (

@@ -1076,6 +1076,22 @@ async def test_suspending_twice_is_suspending_once() -> None:
     await worker.stop()
 
 
+async def test_a_suspended_actors_mailbox_keeps_its_bound() -> None:
+    """R10."""
+    worker = Worker(bound=5, overflow=Overflow.REFUSE)
+    ref = worker.start()
+    ref.signal(Suspend())
+    await turns()
+    for _ in range(5):
+        assert ref.tell("waiting")
+        await turns()
+    assert not ref.tell("one too many")
+    ref.signal(Resume())
+    await turns()
+    assert worker.handled == ["waiting"] * 5
+    await worker.stop()
+
+
 @pytest.mark.parametrize("order", [[Suspend(), Halt(None)], [Halt(None), Suspend()], [Suspend(), Resume(), Halt(None)]])
 async def test_an_actor_ends_whatever_was_said_about_suspending(order: list[SystemMessage]) -> None:
     worker = Worker()
@@ -1259,6 +1275,7 @@ async def test_nobody_speaks_in_the_name_of_an_actor_that_has_had_its_turn() -> 
     steps: list[Callable[[Worker], Any]] = [
         lambda worker: worker.tell("something"),
         lambda worker: worker.after(0, "rung"),
+        lambda worker: (worker.signal(Suspend()), worker.after(0, "rung and left waiting")),
         lambda worker: worker.signal(Suspend()),
         lambda worker: worker.signal(Halt(None)),
         lambda worker: task_of("worker").cancel(),

@@ -1,0 +1,188 @@
+"""What is queued for each stream, and how it is pumped into h2 (no I/O).
+
+A round gives each stream that is ready ``weight`` KiB, until the windows, the socket or the turn's budget say stop.
+Trailers and END_STREAM wait behind the data. A stream whose own window is closed waits apart, so that it costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from h2.exceptions import NoSuchStreamError
+
+from actors.headers import Pair
+from actors.protocol import Protocol
+from actors.records import Record, Records
+
+BYTES_PER_PUMP: Final = 256 * 1024
+"""Bytes of bodies that one turn puts out, so that the socket's backpressure is seen in time."""
+BYTES_PER_WEIGHT: Final = 1024
+"""Bytes that a stream of weight 1 gets in a round."""
+
+
+class Outbox:
+    """The outbound queues of one connection."""
+
+    def __init__(
+        self, h2: Protocol, records: Records, *, send_buffer: int, flushed: Callable[[Record], None]
+    ) -> None:
+        """``flushed`` gets each released record whose queue is out."""
+        self.writable = True
+        """Whether the socket takes more; while it does not, bodies wait and only frames without bodies are made."""
+        self.budget = BYTES_PER_PUMP
+        """Bytes that may still be put out in this turn."""
+        self._h2 = h2
+        self._records = records
+        self._low = send_buffer // 2
+        self._flushed = flushed
+        self._ready: dict[int, Record] = {}
+        self._blocked: dict[int, Record] = {}
+        self._room: dict[int, Record] = {}
+
+    @property
+    def has_output(self) -> bool:
+        """Whether another :meth:`pump` could move data now."""
+        return bool(self._ready) and self.writable and self._h2.outbound_flow_control_window > 0
+
+    def put(self, record: Record, data: bytes | memoryview, *, end: bool, trailers: list[Pair] | None) -> None:
+        """Queue data, and with ``end`` the end of our side behind it; what can go out at once does."""
+        record.ending, record.trailers = end, trailers
+        size = len(data)
+        if size:
+            if not self._ready and not record.queue and self._send_at_once(record, data, size):
+                return
+            record.queue.append(data)
+            record.queued += size
+        if not record.queue:
+            self._send_quantum(record)  # END_STREAM and trailers need no window (RFC 9113, 5.2.1)
+        elif record.id not in self._blocked:
+            self._ready[record.id] = record
+
+    def pump(self) -> None:
+        """Move queued data into frames: a round gives each ready stream ``weight`` KiB, until something says stop."""
+        ready = self._ready
+        while ready and self.writable and self.budget > 0:
+            record = next(iter(ready.values()))
+            del ready[record.id]
+            alone = not ready
+            quantum = BYTES_PER_WEIGHT * record.weight
+            record.deficit = self.budget if alone else min(record.deficit, quantum) + quantum
+            if self._send_quantum(record):
+                ready[record.id] = record
+                if self._h2.outbound_flow_control_window <= 0:
+                    return
+
+    def _send_quantum(self, record: Record) -> bool:
+        """Send up to the record's deficit; True if it should have another turn."""
+        h2, queue, stream_id = self._h2, record.queue, record.id
+        try:
+            while queue and record.deficit > 0:
+                window = h2.local_flow_control_window(stream_id)
+                if window <= 0:
+                    if h2.outbound_flow_control_window > 0:
+                        self._blocked[stream_id] = record
+                        return False
+                    return True
+                data = _take(queue, min(window, h2.max_outbound_frame_size, record.deficit))
+                last = record.ending and not queue and record.trailers is None
+                h2.send_data(stream_id, data, end_stream=last)
+                size = len(data)
+                record.deficit -= size
+                self.budget -= size
+                if last:
+                    self._records.end_local(record)
+                elif not record.ending:
+                    record.made += size
+                    self._room[stream_id] = record
+                record.queued -= size
+            if queue:
+                return True
+            record.deficit = 0
+            if record.ending and not record.local_ended:
+                if record.trailers is not None:
+                    h2.send_headers(stream_id, record.trailers, end_stream=True)
+                else:
+                    h2.end_stream(stream_id)
+                self._records.end_local(record)
+        except NoSuchStreamError:  # it closed meanwhile
+            self._closed_meanwhile(record)
+        if record.released:
+            self._flushed(record)
+        return False
+
+    def take_room(self) -> list[tuple[int, int]]:
+        """How much room was made, by stream; told only once a queue is half empty, so that a sender wakes seldom."""
+        if not self._room:
+            return []
+        low = self._low
+        told = [record for record in self._room.values() if record.queued <= low]
+        room = [(record.id, record.made) for record in told]
+        for record in told:
+            record.made = 0
+            del self._room[record.id]
+        return room
+
+    def unblock(self, stream_id: int) -> None:
+        """The stream's window has opened."""
+        if record := self._blocked.pop(stream_id, None):
+            self._ready[stream_id] = record
+
+    def unblock_all(self) -> None:
+        """Any stream's window may have opened."""
+        self._ready.update(self._blocked)
+        self._blocked.clear()
+
+    def drop(self, record: Record) -> None:
+        """Forget what was queued; nothing more can be."""
+        record.queue.clear()
+        record.queued = 0
+        record.trailers = None
+        record.ending = True
+        for waiting in (self._ready, self._blocked, self._room):
+            waiting.pop(record.id, None)
+
+    def _send_at_once(self, record: Record, data: bytes | memoryview, size: int) -> bool:
+        """Whether a piece with nothing before it went out whole, without a turn in the queue."""
+        h2 = self._h2
+        if not self.writable or size > self.budget or size > h2.max_outbound_frame_size:
+            return False
+        try:
+            if size > h2.local_flow_control_window(record.id):
+                return False
+            last = record.ending and record.trailers is None
+            h2.send_data(record.id, data, end_stream=last)
+        except NoSuchStreamError:  # it closed meanwhile
+            self._closed_meanwhile(record)
+            return True
+        self.budget -= size
+        if last:
+            self._records.end_local(record)
+        elif record.ending:
+            self._send_quantum(record)
+        else:
+            record.made += size
+            self._room[record.id] = record
+        return True
+
+    def _closed_meanwhile(self, record: Record) -> None:
+        self.drop(record)
+        record.over = True
+        self._records.close(record)
+
+
+def _take(queue: deque[bytes | memoryview], limit: int) -> bytes | memoryview:
+    """At most ``limit`` bytes from the front; small pieces are joined, so that they do not cost a frame each."""
+    first = queue.popleft()
+    if len(first) > limit:
+        view = memoryview(first)
+        queue.appendleft(view[limit:])
+        return view[:limit]
+    if not queue or len(first) + len(queue[0]) > limit:
+        return first
+    pieces, size = [first], len(first)
+    while queue and size + len(queue[0]) <= limit:
+        size += len(queue[0])
+        pieces.append(queue.popleft())
+    return b"".join(pieces)
