@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from time import perf_counter
 from typing import ClassVar, Final, assert_never
 
-from actors.actor import SECONDS_PER_TURN, Stop, TurnActor
+from actors.actor import Stop
 from actors.commands import ConnectionMessage, WireCommand
 from actors.errors import Closed, ErrorCode, GoAway, LinkError, Outcome, ProtocolViolation, TransportLost, code_name
 from actors.mailbox import Ref, Understood
@@ -46,6 +46,7 @@ from actors.settings import Limits
 from actors.slots import Slots
 from actors.stream import Body, StreamActor
 from actors.trace import Tracer
+from actors.turns import SECONDS_PER_TURN, TurnActor
 from actors.wire import ASSUMED_MAX_STREAMS, Fact, StreamFact, Wire
 
 logger: Final = logging.getLogger("muxlink.connection")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Final, assert_never
 
-from actors.actor import Stop, TurnActor
+from actors.actor import Stop
 from actors.connection import ConnectionActor
 from actors.errors import LinkError
 from actors.mailbox import Understood
@@ -23,6 +23,7 @@ from actors.settings import Limits
 from actors.stream import Body
 from actors.trace import Tracer
 from actors.transport import SocketProtocol
+from actors.turns import TurnActor
 
 logger: Final = logging.getLogger("muxlink.listener")
 
@@ -85,4 +86,3 @@ class ListenerActor(TurnActor[ListenerMessage]):
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {"accepted": self.accepted}
-

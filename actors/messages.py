@@ -13,7 +13,7 @@ from typing import Protocol
 from attrs import field, frozen
 
 from actors.errors import LinkError, Outcome, code_name
-from actors.headers import SECRETS, Pair
+from actors.headers import Pair
 from actors.mailbox import Ref, Reply, SystemMessage
 from actors.trace import Exporter
 
@@ -369,8 +369,6 @@ def _fields_summary(pairs: list[Pair]) -> str:
     """The pseudo-headers, without a path's query, and the names of the rest."""
     shown = []
     for name, value in pairs:
-        if name == b":path":
-            value = value.partition(b"?")[0]
-        if name.startswith(b":") and name not in SECRETS:
-            shown.append(value.decode("latin-1"))
+        if name.startswith(b":"):
+            shown.append((value.partition(b"?")[0] if name == b":path" else value).decode("latin-1"))
     return " ".join(shown) + f" +{len(pairs) - len(shown)}"

@@ -25,9 +25,7 @@ BYTES_PER_WEIGHT: Final = 1024
 class Outbox:
     """The outbound queues of one connection."""
 
-    def __init__(
-        self, h2: Protocol, records: Records, *, send_buffer: int, flushed: Callable[[Record], None]
-    ) -> None:
+    def __init__(self, h2: Protocol, records: Records, *, send_buffer: int, flushed: Callable[[Record], None]) -> None:
         """``flushed`` gets each released record whose queue is out."""
         self.writable = True
         """Whether the socket takes more; while it does not, bodies wait and only frames without bodies are made."""

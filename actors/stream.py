@@ -46,9 +46,9 @@ class StreamActor(BodyActor[StreamMessage]):
     """One stream of one connection."""
 
     __slots__ = (
-        "_buffered", "_cancel_on_reset", "_chunks", "_connection", "_prepaid", "_run_body", "_unpaused", "_waiters", "draining", "error", "head", "informational",
-        "limits", "local_ended", "peer", "received", "remote_ended", "room", "sent", "stopped_by", "stream_id",
-        "trailers",
+        "_buffered", "_cancel_on_reset", "_chunks", "_connection", "_prepaid", "_run_body", "_unpaused", "_waiters",
+        "draining", "error", "head", "informational", "limits", "local_ended", "peer", "received", "remote_ended",
+        "room", "sent", "stopped_by", "stream_id", "trailers",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = StreamMessage
@@ -149,6 +149,10 @@ class StreamActor(BodyActor[StreamMessage]):
         if self.error is None:
             self.error = error.with_outcome(outcome or self.outcome)
             self.wake()
+
+    def failure(self) -> LinkError:
+        """What to raise for something that will not come any more."""
+        return self.error or self.stopped_by or Closed(f"{self.name} has ended", outcome=self.outcome)
 
     @property
     def outcome(self) -> Outcome:
@@ -253,8 +257,7 @@ class StreamActor(BodyActor[StreamMessage]):
             if fresh := self._buffered - self._prepaid:
                 self._prepaid = self._buffered
                 self.command(ReturnCredit(self.stream_id, fresh))
-            have = self._buffered
-            await self.until(lambda: self._buffered > have or self.remote_ended)
+            await self.until(lambda: self._buffered > self._prepaid or self.remote_ended)
 
     def _is_whole(self, most: int) -> bool:
         if self._buffered > most:

@@ -10,9 +10,9 @@ import os
 import socket as sockets
 import stat
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
-from actors.errors import ConnectFailed, ListenFailed
+from actors.errors import ConnectFailed, ListenFailed, Misuse
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, ConnectionLost, Peer, WritePaused, WriteResumed
 from actors.trace import Tracer
@@ -34,7 +34,8 @@ class SocketProtocol(asyncio.Protocol):
     @property
     def transport(self) -> asyncio.Transport:
         """The socket itself, once it is connected."""
-        assert self._transport is not None
+        if self._transport is None:
+            raise Misuse("the socket is not connected yet")
         return self._transport
 
     def attach(self, connection: Ref[ConnectionFact]) -> None:
@@ -45,9 +46,8 @@ class SocketProtocol(asyncio.Protocol):
             self._say(fact)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self.peer = Peer(_address(transport))
+        self._transport = cast("asyncio.Transport", transport)
+        self.peer = Peer(_address(self._transport))
         if self._connected is not None:
             self._connected(self)
 

@@ -30,26 +30,28 @@ async def hello(stream: ServerStream) -> None:
 
 async def main() -> None:
     # A server on a free port, with at most 3 requests at a time on each connection
-    async with Server(hello, port=0, limits=Limits(max_streams=3)) as server:
+    async with (
+        Server(hello, port=0, limits=Limits(max_streams=3)) as server,
         # A link to it
-        async with Link(server.url) as link:
-            # Start a request
-            async with link.stream("POST", "/index.html") as stream:
-                # Send the name "world" as the whole request's body
-                await stream.send(b"world")
-                await stream.end()
+        Link(server.url) as link,
+        # A request
+        link.stream("POST", "/index.html") as stream,
+    ):
+        # Send the name "world" as the whole request's body
+        await stream.send(b"world")
+        await stream.end()
 
-                # The response's head
-                head = await stream.response()
-                print("Response status:", head.status)
+        # The response's head
+        head = await stream.response()
+        print("Response status:", head.status)
 
-                # All of the response's body
-                body = await stream.read()
-                print("Response body:", body)
+        # All of the response's body
+        body = await stream.read()
+        print("Response body:", body)
 
-                # The response's trailers
-                trailers = await stream.trailers()
-                print("Response trailers:", trailers)
+        # The response's trailers
+        trailers = await stream.trailers()
+        print("Response trailers:", trailers)
 
 
 if __name__ == "__main__":

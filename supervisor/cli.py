@@ -17,8 +17,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, NoReturn, cast
 
+from actors.bodies import is_coroutine_function
 from actors.errors import InvalidHeaders, LinkError, Misuse
-from actors.exchange import Handler, OutgoingBody, is_coroutine_function
+from actors.exchange import Handler, OutgoingBody
 from actors.headers import check_fields
 from supervisor import demo
 from supervisor.endpoints import UNIX_PREFIX, parse_bind, parse_url
@@ -148,9 +149,7 @@ async def _request(asked: argparse.Namespace) -> int:
     async with AsyncExitStack() as leaving:
         leaving.push_async_callback(link.close)
         stream = await leaving.enter_async_context(
-            link.stream(
-                method, path, headers=headers, body=body, timeout=asked.timeout, authority=endpoint.authority
-            )
+            link.stream(method, path, headers=headers, body=body, timeout=asked.timeout, authority=endpoint.authority)
         )
         head = await stream.response()
         out = sys.stdout.buffer

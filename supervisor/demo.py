@@ -36,7 +36,8 @@ async def run(requests: int, callers: int, out: TextIO) -> None:
             times = await _ask(link, requests, callers, out)
             took = time.perf_counter() - began
         times.sort()
-        print(f"requests  {len(times):,} of {requests:,} answered in {took:.2f} s ({len(times) / took:,.0f}/s)", file=out)
+        rate = len(times) / took
+        print(f"requests  {len(times):,} of {requests:,} answered in {took:.2f} s ({rate:,.0f}/s)", file=out)
         print(f"          {min(callers, requests)} at a time, multiplexed over 1 connection", file=out)
         middle, late = times[len(times) // 2], times[len(times) * 99 // 100]
         print(f"latency   half within {_ms(middle)}, 99 % within {_ms(late)}", file=out)

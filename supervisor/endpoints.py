@@ -57,7 +57,7 @@ def parse_url(url: str) -> tuple[Endpoint, str]:
         raise Misuse(f"bad URL {url!r}: write http://HOST[:PORT][/PATH] or unix:PATH")
     if parts.username is not None:
         raise Misuse(f"bad URL for {host}: credentials do not belong in it, use an authorization header")
-    if port == 0 or any(character.isspace() or ord(character) < 0x21 for character in url):  # noqa: PLR2004  (controls)
+    if port == 0 or any(character.isspace() or ord(character) < 0x21 for character in url):
         raise Misuse(f"bad URL {url!r}: port 0 or white space in it")
     path = parts.path or "/"
     return Endpoint(host, port or DEFAULT_PORT), f"{path}?{parts.query}" if parts.query else path
@@ -72,6 +72,6 @@ def parse_bind(bind: str) -> Endpoint:
         return Endpoint(path=path)
     host, colon, port = bind.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004  (ports)
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
         raise Misuse(f"bad address {bind!r}: write HOST:PORT with a port from 0 to 65535, or unix:PATH")
     return Endpoint(host, int(port))

@@ -11,9 +11,10 @@ from typing import Final, Self
 
 from attrs import evolve
 
+from actors.bodies import Outgoing, Route, open_stream, prepare, request
 from actors.connection import ConnectionActor
 from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
-from actors.exchange import ClientStream, Outgoing, OutgoingBody, Response, Route, open_stream, prepare, request
+from actors.exchange import ClientStream, OutgoingBody, Response
 from actors.headers import HeaderInput
 from actors.mailbox import Ref, Reply, closed_error
 from actors.messages import ConnectionDraining, ConnectionNews, ConnectionReady, Exited
@@ -96,9 +97,11 @@ class Link:
         the body among others on the connection; ``max_body`` bytes (``limits.max_response_body``) bound the response.
         Raises LinkError: its ``outcome`` says whether the peer may have acted on the request.
         """
-        outgoing, route = await self._prepared(
-            method, path, headers, body, trailers, timeout, weight, max_body, self.endpoint.authority
-        )
+        outgoing = self._prepare(
+            method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
+            max_body=max_body, authority=None,
+        )  # fmt: skip
+        outgoing, route = await self._routed(outgoing)
         return await request(route, outgoing)
 
     @asynccontextmanager
@@ -120,30 +123,45 @@ class Link:
         Without ``body`` our side stays open until ``end()``, but for GET and HEAD, which have none. The rest is as in
         :meth:`request`; ``max_body`` bounds ``read()`` to the end.
         """
-        outgoing, route = await self._prepared(
-            method, path, headers, body, trailers, timeout, weight, max_body, authority or self.endpoint.authority
-        )
+        outgoing = self._prepare(
+            method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
+            max_body=max_body, authority=authority,
+        )  # fmt: skip
+        outgoing, route = await self._routed(outgoing)
         async with open_stream(route, outgoing) as stream:
             yield stream
 
-    async def _prepared(
+    def _prepare(
         self,
         method: str,
         path: str,
+        *,
         headers: HeaderInput,
         body: OutgoingBody | None,
         trailers: HeaderInput,
         timeout: float | None,
         weight: int,
         max_body: int | None,
-        authority: str,
-    ) -> tuple[Outgoing, Route]:
-        """Check everything first, then have a connection, in the time that the whole request has."""
-        limit = self.limits.max_response_body if max_body is None else max_body
-        outgoing = prepare(
-            f"{self.name}/request-{next(self._requests)}", method, "http", authority, path, headers=headers, body=body,
-            trailers=trailers, weight=weight, timeout=timeout, max_body=limit,
-        )  # fmt: skip
+        authority: str | None,
+    ) -> Outgoing:
+        """Check everything, before a connection is made or anything sent."""
+        return prepare(
+            f"{self.name}/request-{next(self._requests)}",
+            method,
+            "http",
+            self.endpoint.authority if authority is None else authority,
+            path,
+            headers=headers,
+            body=body,
+            trailers=trailers,
+            weight=weight,
+            timeout=timeout,
+            max_body=self.limits.max_response_body if max_body is None else max_body,
+        )
+
+    async def _routed(self, outgoing: Outgoing) -> tuple[Outgoing, Route]:
+        """A connection, made in the time that the whole request has; and the request with what is left of that."""
+        timeout = outgoing.timeout
         if (route := self._route) is not None:
             return outgoing, route
         if timeout is None:

@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from actors.actor import get_state
+from actors.bodies import serve
 from actors.errors import Closed, LinkError, Misuse
-from actors.exchange import Handler, serve
+from actors.exchange import Handler
 from actors.listener import ListenerActor
 from actors.messages import ActorState, Drain
 from actors.settings import Limits
@@ -38,7 +39,7 @@ class Server:
         limits: Limits | None = None,
     ) -> None:
         """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``."""
-        if type(port) is not int or not 0 <= port <= 65_535:  # noqa: PLR2004  (ports)
+        if type(port) is not int or not 0 <= port <= 65_535:
             raise Misuse(f"a port is from 0 to 65535, not {port!r}")
         if not isinstance(host, str) or not host:
             raise Misuse(f"a host is a name or an address, not {host!r}: 127.0.0.1 for this machine, 0.0.0.0 for all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import subprocess
 import sys
@@ -23,12 +24,12 @@ def blocks() -> list[tuple[str, str]]:
 def programs() -> list[tuple[str, str]]:
     """Each Python block with the plain block after it: the program and what it prints."""
     found = blocks()
-    return [(code, output) for (kind, code), (_, output) in zip(found, found[1:], strict=False) if kind == "python"]
+    return [(code, output) for (kind, code), (_, output) in itertools.pairwise(found) if kind == "python"]
 
 
 def run(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "error", "-X", "dev", *arguments]
-    return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603  (our own programs)
+    return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_readme_shows_programs_with_their_output() -> None:

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "actors": (
-        *("errors", "settings", "headers", "trace", "mailbox", "messages", "actor", "slots", "frames", "protocol"),
-        *("records", "outbox", "wire"),
-        *("commands", "stream", "exchange", "connection", "transport", "listener"),
+        *("errors", "settings", "headers", "trace", "mailbox", "messages", "actor", "turns", "slots", "frames"),
+        *("protocol", "records", "outbox", "wire"),
+        *("commands", "stream", "exchange", "bodies", "connection", "transport", "listener"),
     ),
     "supervisor": (
         *("restart", "health", "retry", "why", "tracing", "tree", "endpoints", "link", "server", "control"),

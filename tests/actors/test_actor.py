@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import pytest
 from attrs import frozen
 
-from actors.actor import MESSAGES_PER_TURN, BodyActor, Stop, TurnActor, ask, get_state
+from actors.actor import BodyActor, Stop, ask, get_state
 from actors.errors import Closed, DeadlineExceeded, LimitReached, Misuse, TransportLost
 from actors.mailbox import Overflow, Ref, Reply, SystemMessage, Understood
 from actors.messages import Exited, Halt, Resume, Suspend, TraceOff, TraceOn, Unwatch, Watch
 from actors.trace import Recorder, TraceEvent, Tracer
+from actors.turns import MESSAGES_PER_TURN, TurnActor
 
 
 @frozen

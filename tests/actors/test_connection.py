@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from actors.actor import get_state
+from actors.bodies import open_stream, request
 from actors.errors import (
     Closed,
     ErrorCode,
@@ -17,7 +18,7 @@ from actors.errors import (
     StreamReset,
     TransportLost,
 )
-from actors.exchange import ServerStream, open_stream, request
+from actors.exchange import ServerStream
 from actors.messages import BytesArrived, ConnectionDraining, ConnectionLost, ConnectionReady, Resume, Suspend
 from actors.settings import Limits
 from tests.support import frames

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from actors.actor import get_state
+from actors.bodies import open_stream, request, serve
 from actors.errors import (
     Closed,
     DeadlineExceeded,
@@ -20,7 +21,7 @@ from actors.errors import (
     Outcome,
     StreamReset,
 )
-from actors.exchange import ServerStream, open_stream, request, serve
+from actors.exchange import ServerStream
 from actors.headers import Headers
 from actors.messages import BytesArrived, Resume, Suspend
 from actors.settings import Limits
@@ -28,7 +29,7 @@ from supervisor.link import Link
 from supervisor.server import Server
 from tests.support import frames
 from tests.support.frames import Code, Flag, Setting, Type, data, headers, response, rst, window_update
-from tests.support.sides import Bench, kinds, linked, linked_to_raw, served, settle
+from tests.support.sides import Bench, kinds, linked, linked_to_raw, served, settle, until
 
 
 async def echo(stream: ServerStream) -> None:
@@ -426,6 +427,49 @@ async def test_a_bodys_length_must_be_what_its_header_says() -> None:
     async with linked(handler) as link:
         reply = await link.request("GET", "/")
         assert (reply.body, reply.headers.all("content-length")) == (b"four", [b"4"])
+
+
+async def test_a_body_in_pieces_must_be_as_long_as_its_header_says() -> None:
+    """On both sides: the peer would have to call anything else malformed (RFC 9113, 8.1.1)."""
+
+    async def handler(stream: ServerStream) -> None:
+        await stream.read()
+        await stream.start_response(200, {"content-length": "10"})
+        await stream.send(b"short")
+        with pytest.raises(Misuse, match="content-length"):
+            await stream.end()
+        with pytest.raises(Misuse, match="content-length"):
+            await stream.send(b"too long")
+        await stream.send(b"12345")
+        await stream.end()
+
+    async with linked(handler) as link, link.stream("POST", "/", headers={"content-length": "5"}) as stream:
+        await stream.send(b"1234")
+        with pytest.raises(Misuse, match="content-length"):
+            await stream.end()
+        with pytest.raises(Misuse, match="content-length"):
+            await stream.send(b"56")
+        await stream.send(b"5")
+        await stream.end()
+        assert await stream.read() == b"short12345"
+        for body in ([b"four"], [b"sixsix"]):
+            with pytest.raises(Misuse, match="content-length"):
+                await link.request("POST", "/", body=body, headers={"content-length": "5"})
+
+
+async def test_a_204_never_says_how_long_it_is() -> None:
+    """RFC 9110, 8.6: no content-length with 204 or 1xx, not even the handler's own."""
+
+    async def handler(stream: ServerStream) -> None:
+        for attempt in (stream.respond, stream.start_response):
+            with pytest.raises((Misuse, InvalidHeaders), match="content-length"):
+                await attempt(204, {"content-length": "5"})
+        with pytest.raises((Misuse, InvalidHeaders), match="content-length"):
+            await stream.inform(103, {"content-length": "5"})
+        await stream.respond(204)
+
+    async with linked(handler) as link:
+        assert (await link.request("GET", "/")).status == 204
 
 
 async def test_a_request_is_seen_as_it_was_sent() -> None:
@@ -834,6 +878,22 @@ async def test_a_handler_that_sends_byte_by_byte_without_a_pause_harms_nobody() 
     async with linked(handler) as link:
         reply, sibling = await asyncio.gather(link.request("GET", "/"), link.request("GET", "/"))
         assert (len(reply.body), len(sibling.body)) == (100_000, 100_000)
+
+
+@pytest.mark.bulk
+async def test_a_handler_that_informs_without_a_pause_harms_nobody() -> None:
+    async def handler(stream: ServerStream) -> None:
+        for _ in range(70_000 if stream.path == "/chatty" else 0):
+            await stream.inform(103)
+        await stream.respond(200, body=b"done")
+
+    async with Bench(handler) as bench:
+        chatty = frames.encode(frames.request("GET", "/chatty"))
+        await bench.hears(
+            headers(1, chatty, end_stream=True) + headers(3, frames.encode(frames.request()), end_stream=True)
+        )
+        await until(lambda: bench.socket.written.count(b"done") == 2)
+        assert bench.actor.exited is None
 
 
 @pytest.mark.bulk

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from actors.actor import get_state
+from actors.bodies import serve
 from actors.errors import Closed
-from actors.exchange import ServerStream, serve
+from actors.exchange import ServerStream
 from actors.listener import ListenerActor
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, Drain, SocketAccepted

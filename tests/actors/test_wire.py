@@ -449,6 +449,17 @@ def test_unknown_frames_settings_and_an_idle_priority_and_odd_bytes_leave_the_co
     assert [heard.payload for heard in side.says() if heard.type == Type.PING] == [b"still ok"]
 
 
+@pytest.mark.parametrize("depends_on", [0, 1, 99])
+def test_the_priority_that_a_head_carries_is_ignored_even_where_it_makes_no_sense(depends_on: int) -> None:
+    """W3: as in a PRIORITY frame; RFC 9113, 5.3.2 has nothing left that it could break."""
+    side = server()
+    block = depends_on.to_bytes(4) + b"\x10" + encode(request())
+    flags = Flag.END_HEADERS | Flag.END_STREAM | Flag.PRIORITY
+    assert side.hears(frame(Type.HEADERS, flags, 1, block)) == [(1, HeadersArrived(request(), True))]
+    padded = b"\x03" + block + bytes(3)
+    assert side.hears(frame(Type.HEADERS, flags | Flag.PADDED, 3, padded)) == [(3, HeadersArrived(request(), True))]
+
+
 def test_a_reserved_bit_and_undefined_flags_are_ignored() -> None:
     side = server()
     raw = bytearray(headers(1, POST))
@@ -541,6 +552,7 @@ def test_a_peers_faulty_stream_costs_only_itself() -> None:
         [("x", "y")],
         [(":status", "2000")],
         [(":status", "twohundred")],
+        [(":status", "101")],
         [(":status", "200"), ("transfer-encoding", "chunked")],
         [(":status", "200"), ("content-length", "many")],
     ],

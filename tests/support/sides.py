@@ -9,8 +9,9 @@ from typing import Final
 from hpack import Decoder
 
 from actors.actor import Actor
+from actors.bodies import Outgoing, Route, prepare, serve
 from actors.connection import ConnectionActor
-from actors.exchange import Handler, Outgoing, Route, prepare, serve
+from actors.exchange import Handler
 from actors.headers import HeaderInput
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionLost, ConnectionNews, Peer

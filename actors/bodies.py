@@ -1,0 +1,324 @@
+"""What a stream's task runs: a handler, a whole request, or a loan.
+
+A server's stream runs the handler (:func:`serve`). A client's runs a whole request (:func:`request`), or lends itself
+to the caller (:func:`open_stream`): it parks, owning deadline and clean-up, while the caller's task reads and writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+from attrs import field, frozen
+
+from actors.actor import Stop
+from actors.commands import ConnectionMessage
+from actors.errors import (
+    Closed,
+    DeadlineExceeded,
+    ErrorCode,
+    LimitReached,
+    LinkError,
+    Misuse,
+)
+from actors.exchange import ClientStream, Handler, OutgoingBody, Response, ServerStream, response_head_of
+from actors.headers import (
+    HeaderInput,
+    Pair,
+    check_fields,
+    declared_length,
+    request_head,
+)
+from actors.mailbox import Ref, closed_error
+from actors.messages import Exited, Halt, OpenStream, Peer
+from actors.settings import Limits
+from actors.stream import Body, StreamActor
+from actors.trace import Tracer
+
+logger: Final = logging.getLogger("muxlink.stream")
+
+T = TypeVar("T")
+
+# --- a server's stream ------------------------------------------------------------------------------------------------
+
+
+def is_coroutine_function(handler: object) -> bool:
+    """Whether calling it gives a coroutine: a coroutine function, a partial of one, or an object with one as call."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if isinstance(handler, type):
+        return False  # calling a class makes an object, whatever calling the object does
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  (its kind matters, not whether it is there)
+
+
+def serve(handler: Handler) -> Body:
+    """What a server's stream actor runs for each request. Raises Misuse where ``handler`` is no coroutine function."""
+    if not is_coroutine_function(handler):
+        name = getattr(handler, "__qualname__", repr(handler))
+        raise Misuse(f"the handler {name} is no coroutine function: write 'async def' before its name")
+
+    async def run(actor: StreamActor) -> None:
+        stream = ServerStream(actor)
+        try:
+            await handler(stream)
+        except LinkError as stopped:
+            if stopped is actor.stopped_by:
+                raise Stop(stopped) from None
+            if not isinstance(stopped, LimitReached) or stream._status or actor.error is not None:
+                raise
+            await stream.respond(413)
+        if actor.error is not None or actor.local_ended:
+            return
+        if stream._status:
+            actor.end([])
+        else:
+            logger.error("%s: the handler returned without a response to %s %s", actor.name, stream.method, stream.path)
+            actor.reset(ErrorCode.INTERNAL_ERROR)
+
+    return run
+
+
+# --- a client's stream ------------------------------------------------------------------------------------------------
+
+
+@frozen
+class Route:
+    """How to reach a connection, as whoever sends requests over it knows it."""
+
+    connection: Ref[ConnectionMessage]
+    peer: Peer
+    limits: Limits
+    tracer: Tracer
+
+
+@frozen
+class Outgoing:
+    """A checked request: ``body`` None leaves our side open."""
+
+    name: str
+    head: list[Pair] = field(repr=False)
+    body: OutgoingBody | None = field(repr=False)
+    trailers: list[Pair] = field(repr=False)
+    weight: int
+    timeout: float | None
+    max_body: int
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.body, str) or (
+            self.body is not None and not isinstance(self.body, (bytes, bytearray, memoryview, Iterable, AsyncIterable))
+        ):
+            raise Misuse(f"a body is bytes, or an iterable of bytes, sync or async; not {type(self.body).__name__}")
+        if type(self.weight) is not int or not 1 <= self.weight <= 256:
+            raise Misuse(f"a weight is from 1 to 256, not {self.weight!r}")
+        if self.timeout is not None and (type(self.timeout) not in (int, float) or not self.timeout > 0):
+            raise Misuse(f"a timeout is a number of seconds above 0, not {self.timeout!r}")
+        if type(self.max_body) is not int or self.max_body < 0:
+            raise Misuse(f"max_body is a number of bytes, not {self.max_body!r}")
+
+
+def prepare(
+    name: str,
+    method: str,
+    scheme: str,
+    authority: str,
+    path: str,
+    *,
+    headers: HeaderInput,
+    body: OutgoingBody | None,
+    trailers: HeaderInput,
+    weight: int,
+    timeout: float | None,
+    max_body: int,
+) -> Outgoing:
+    """Check a request before anything is sent; a body of bytes gets its content-length.
+
+    Raises InvalidHeaders and Misuse.
+    """
+    head = request_head(method, scheme, authority, path, headers)
+    declared = declared_length(head)
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        size = body.nbytes if isinstance(body, memoryview) else len(body)
+        if declared is None:
+            # RFC 9110, 8.6: a method that gives a body a meaning says so even when it is empty.
+            if size or method in ("POST", "PUT", "PATCH"):
+                head.append((b"content-length", b"%d" % size))
+        elif declared != size:
+            raise Misuse(f"content-length says {declared} and the body has {size} bytes: leave the header out")
+    return Outgoing(name, head, body, check_fields(trailers), weight, timeout, max_body)
+
+
+async def request(route: Route, outgoing: Outgoing) -> Response:
+    """Send a request and return its whole response; the stream's task does all of it.
+
+    Raises the stream's error, DeadlineExceeded, LimitReached, and what the iteration over a body raises.
+    """
+    result: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+    async def run(actor: StreamActor) -> None:
+        try:
+            await _within(actor, outgoing.timeout, _exchange(actor, outgoing))
+        except Exception as error:
+            if not result.done():
+                result.set_exception(error)
+            raise Stop(error if isinstance(error, LinkError) else None) from error
+        if not result.done():
+            result.set_result(_response(actor))
+
+    def ended(exited: Exited) -> None:
+        # The body has set the result, unless it was cancelled, perhaps before its first step, perhaps after its last.
+        if result.done():
+            return
+        if actor.remote_ended and actor.error is None:
+            result.set_result(_response(actor))
+        else:
+            result.set_exception(actor.error or closed_error(exited.name, exited.reason))
+
+    actor = _start(route, outgoing, run, Ref("caller", ended))
+    try:
+        return await result
+    except asyncio.CancelledError:
+        actor.signal(Halt(Closed(f"{outgoing.name} was cancelled by its caller", outcome=actor.outcome)))
+        raise
+
+
+@asynccontextmanager
+async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientStream]:
+    """Open a stream for the caller to read and write; leaving it unfinished resets it with CANCEL.
+
+    Without a body, our side stays open, but for GET and HEAD, which have none. Raises as :func:`request` does.
+    """
+
+    async def lend(actor: StreamActor) -> None:
+        try:
+            await _within(actor, outgoing.timeout, _lend(actor, outgoing))
+        except Exception as error:
+            ours = error if isinstance(error, LinkError) else None
+            actor.reset(ErrorCode.CANCEL, ours or Closed.because(f"{actor.name} was not sent in full", error))
+            raise Stop(ours) from error
+
+    actor = _start(route, outgoing, lend)
+    try:
+        await actor.until(lambda: actor.sent)
+        if not actor.sent:
+            raise actor.failure()
+        yield ClientStream(actor, outgoing.max_body)
+    finally:
+        actor.reset(ErrorCode.CANCEL)
+        actor.signal(Halt(None))
+
+
+def _start(route: Route, outgoing: Outgoing, body: Body, *watchers: Ref[Exited]) -> StreamActor:
+    actor = StreamActor(
+        outgoing.name, route.connection, body, peer=route.peer, limits=route.limits, tracer=route.tracer
+    )
+    actor.start(route.connection, *watchers)
+    return actor
+
+
+async def _within(actor: StreamActor, seconds: float | None, work: Coroutine[None, None, T]) -> T:
+    """Do the work in the time that the whole stream has; the end of the time resets the stream."""
+    if seconds is None:
+        return await work
+    deadline = asyncio.timeout(seconds)
+    try:
+        async with deadline:
+            return await work
+    except TimeoutError:
+        if not deadline.expired():
+            raise  # it came out of the caller's own body
+        late = DeadlineExceeded(f"{actor.name} had no whole response within {seconds:g} s", outcome=actor.outcome)
+        actor.reset(ErrorCode.CANCEL, late)
+        raise late from None
+
+
+async def _exchange(actor: StreamActor, outgoing: Outgoing) -> None:
+    """Send all and receive all, at the same time where the body is long: the peer may answer as it reads."""
+    failures: list[Exception] = []
+    upload: asyncio.Task[None] | None = None
+    body = outgoing.body
+    if isinstance(body, bytes) and len(body) <= actor.room:
+        _open(actor, outgoing, body)
+    else:
+        upload = asyncio.get_running_loop().create_task(_upload(actor, outgoing, failures), name=f"{actor.name}/upload")
+    try:
+        await actor.until_whole(outgoing.max_body)
+        if upload is not None:
+            # An early answer does not stop it, unless the peer says so (RFC 9113, 8.1).
+            task = upload
+            task.add_done_callback(lambda _: actor.wake())
+            await actor.until(lambda: task.done() or actor.stopped_by is not None)
+    except LinkError:
+        if failures:
+            raise failures[0] from None
+        raise
+    finally:
+        if upload is not None and not upload.done():
+            upload.cancel()
+            await asyncio.wait((upload,))
+
+
+def _response(actor: StreamActor) -> Response:
+    head = response_head_of(actor)
+    return Response(head.status, head.headers, actor.take_buffered(), actor.trailers, head.informational)
+
+
+def _open(actor: StreamActor, outgoing: Outgoing, whole: bytes | None) -> None:
+    """Ask for the stream, with the ``whole`` body where it is short; None where more follows."""
+    actor.local_ended = end = whole is not None
+    trailers = outgoing.trailers if end else []
+    opening = OpenStream(actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight, actor.is_wanted)
+    if not actor.command(opening):
+        raise Closed(f"{actor.name} was not sent: its connection has ended")
+
+
+async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
+    """Open the stream and send what the caller gave for its body, if anything."""
+    body = outgoing.body
+    if body is None:
+        _open(actor, outgoing, b"" if outgoing.head[0][1] in (b"GET", b"HEAD") else None)
+        return
+    _open(actor, outgoing, None)
+    await actor.until(lambda: actor.sent)
+    if actor.error is not None:
+        raise actor.error
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        await actor.send(body)
+    elif isinstance(body, AsyncIterable):
+        async for chunk in body:
+            await actor.send(_checked(chunk))
+    else:
+        for chunk in body:
+            await actor.send(_checked(chunk))
+    actor.end(outgoing.trailers)
+
+
+async def _lend(actor: StreamActor, outgoing: Outgoing) -> None:
+    """Send the body that was given, if any, and then leave the stream to the caller until that halts it."""
+    try:
+        await _send(actor, outgoing)
+    except LinkError as error:
+        if error is not actor.stopped_by:
+            raise
+    await asyncio.get_running_loop().create_future()
+
+
+async def _upload(actor: StreamActor, outgoing: Outgoing, failures: list[Exception]) -> None:
+    """Send the body while the response is awaited; what goes wrong with the body itself ends the stream."""
+    try:
+        await _send(actor, outgoing)
+    except Exception as error:
+        if error is actor.stopped_by or error is actor.error:
+            return  # the answer is there, or whoever waits for it has got the error
+        failures.append(error)
+        actor.reset(ErrorCode.CANCEL, Closed.because(f"{actor.name} was not sent in full: its body failed", error))
+
+
+def _checked(chunk: object) -> bytes:
+    if not isinstance(chunk, (bytes, bytearray, memoryview)):
+        raise Misuse(f"a body's iteration gives bytes, not {type(chunk).__name__}")
+    return bytes(chunk)
