@@ -44,6 +44,9 @@ logger: Final = logging.getLogger("muxlink.stream")
 
 T = TypeVar("T")
 
+BODYLESS_METHODS: Final = frozenset(("GET", "HEAD"))
+"""Methods whose side is ended at once where no body is given."""
+
 # --- a server's stream ------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +110,8 @@ class Outgoing:
     weight: int
     timeout: float | None
     max_body: int
+    declared: int | None
+    """What the head's content-length says."""
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.body, str) or (
@@ -149,7 +154,9 @@ def prepare(
                 head.append((b"content-length", b"%d" % size))
         elif declared != size:
             raise Misuse(f"content-length says {declared} and the body has {size} bytes: leave the header out")
-    return Outgoing(name, head, body, check_fields(trailers), weight, timeout, max_body)
+    elif body is None and declared and method in BODYLESS_METHODS:
+        raise Misuse(f"content-length says {declared}, and {method} without a body has none: leave the header out")
+    return Outgoing(name, head, body, check_fields(trailers), weight, timeout, max_body, declared)
 
 
 async def request(route: Route, outgoing: Outgoing) -> Response:
@@ -270,6 +277,7 @@ def _response(actor: StreamActor) -> Response:
 def _open(actor: StreamActor, outgoing: Outgoing, whole: bytes | None) -> None:
     """Ask for the stream, with the ``whole`` body where it is short; None where more follows."""
     actor.local_ended = end = whole is not None
+    actor.declared = outgoing.declared
     trailers = outgoing.trailers if end else []
     opening = OpenStream(actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight, actor.is_wanted)
     if not actor.command(opening):
@@ -280,7 +288,7 @@ async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
     """Open the stream and send what the caller gave for its body, if anything."""
     body = outgoing.body
     if body is None:
-        _open(actor, outgoing, b"" if outgoing.head[0][1] in (b"GET", b"HEAD") else None)
+        _open(actor, outgoing, b"" if outgoing.head[0][1].decode() in BODYLESS_METHODS else None)
         return
     _open(actor, outgoing, None)
     await actor.until(lambda: actor.sent)

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from actors.commands import Respond, SendHead
 from actors.errors import (
     ErrorCode,
+    InvalidHeaders,
     LinkError,
     Misuse,
 )
@@ -173,8 +174,11 @@ class ServerStream(Exchange):
         """Send an informational response, such as 103 (RFC 9110, 15.2), before the final one."""
         if type(status) is not int or not 100 <= status <= 199:
             raise Misuse(f"inform() is for 1xx, not {status!r}: use respond() or start_response()")
+        head = response_head(status, headers)
+        _refuse_length(status, declared_length(head))
+        await self._actor.pause()
         self._check_not_started()
-        self._actor.command(SendHead(self.id, response_head(status, headers)))
+        self._actor.command(SendHead(self.id, head))
 
     async def start_response(self, status: int, headers: HeaderInput = ()) -> None:
         """Send the response's head; its body follows by :meth:`send`, and :meth:`end` ends it.
@@ -183,9 +187,12 @@ class ServerStream(Exchange):
         """
         self._check_final(status)
         head = response_head(status, headers)
-        declared_length(head)
+        declared = declared_length(head)
+        _refuse_length(status, declared)
         self._check_not_started()
         self._status = status
+        bodyless = status in BODYLESS_STATUSES or self._pseudo.get(b":method") == b"HEAD"
+        self._actor.declared = None if bodyless else declared
         self._actor.command(SendHead(self.id, head))
 
     async def respond(
@@ -212,6 +219,7 @@ class ServerStream(Exchange):
         if bodyless and size:
             raise Misuse(f"a response with status {status} has no body (RFC 9110, 6.4.1)")
         declared = declared_length(head)
+        _refuse_length(status, declared)
         if declared is None:
             if not bodyless:
                 head.append((b"content-length", b"%d" % size))
@@ -260,6 +268,11 @@ class ServerStream(Exchange):
             raise Misuse("a response begins with start_response(): call it before send() and end()")
         if self._status in BODYLESS_STATUSES:
             raise Misuse(f"a response with status {self._status} has no body (RFC 9110, 6.4.1)")
+
+
+def _refuse_length(status: int, declared: int | None) -> None:
+    if declared is not None and (status < 200 or status == 204):
+        raise InvalidHeaders(f"a response with status {status} has no content-length (RFC 9110, 8.6): leave it out")
 
 
 class ClientStream(Exchange):

@@ -17,6 +17,7 @@ from actors.errors import ErrorCode, ProtocolViolation
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_SIZE: Final = 9
 TYPE_AT: Final = 3
+PRIORITY_SIZE: Final = 5
 
 
 class FrameType(enum.IntEnum):
@@ -36,6 +37,8 @@ class FrameType(enum.IntEnum):
 
 FRAME_NAMES: Final = {int(kind): kind.name for kind in FrameType}
 ACK: Final = 0x1
+PADDED: Final = 0x8
+PRIORITY: Final = 0x20
 END_HEADERS: Final = 0x4
 _HEADER_BLOCK: Final = frozenset((FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.CONTINUATION))
 # Read in one step: 16 bits of length, then 8 more with the 8 of the type, the flags, the stream.
@@ -59,6 +62,16 @@ class Frame(NamedTuple):
 def encode_frame(kind: FrameType, flags: int, stream_id: int, payload: bytes) -> bytes:
     """A frame's bytes."""
     return len(payload).to_bytes(3) + bytes((kind, flags)) + stream_id.to_bytes(4) + payload
+
+
+def without_priority(frame: Frame) -> bytes | bytearray:
+    """A HEADERS frame without the five bytes of priority that it may carry (RFC 9113, 5.3.2 and 6.2)."""
+    raw = frame.raw
+    at = HEADER_SIZE + (1 if frame.flags & PADDED else 0)
+    if not frame.flags & PRIORITY or len(raw) < at + PRIORITY_SIZE:
+        return raw
+    head = (len(raw) - HEADER_SIZE - PRIORITY_SIZE).to_bytes(3) + bytes((frame.type, frame.flags & ~PRIORITY))
+    return head + raw[5:at] + raw[at + PRIORITY_SIZE :]
 
 
 def split_frames(data: bytes) -> Iterator[Frame]:

@@ -23,7 +23,7 @@ HeaderInput = Mapping[str, Text] | Mapping[bytes, Text] | Iterable[tuple[Text, T
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE: Final = re.compile(rb"[\x00\r\n]")
-_PATH: Final = re.compile(rb"(/[\x21-\x7e]*|\*)")
+_PATH: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*")
 _AUTHORITY: Final = re.compile(rb"[\x21-\x7e]+")
 _NOT_IN_AUTHORITY: Final = re.compile(rb"[/?#@\\]")
 _STATUSES: Final = frozenset(range(100, 1000)) - {101}
@@ -317,7 +317,7 @@ def check_arrived_response(pairs: list[Pair]) -> int | None:
     """
     pseudo, length = _split_checked(pairs, _RESPONSE_PSEUDO)
     status = pseudo.get(b":status", b"")
-    if not _STATUS.fullmatch(status):
+    if not _STATUS.fullmatch(status) or status == b"101":
         raise InvalidHeaders(f"':status' is {status!r}")
     # RFC 9110, 6.4.1: these have no body, whatever the content-length describes.
     return 0 if status in (b"204", b"304") else length

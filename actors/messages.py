@@ -32,7 +32,9 @@ class Exited:
 
     def summary(self) -> str:
         how = "crashed" if self.crashed else "ended"
-        return f"{self.name} {how}" + (f": {self.reason}" if self.reason is not None else "")
+        # What other programs' exceptions say may hold a body.
+        why = str(self.reason) if isinstance(self.reason, LinkError) else type(self.reason).__name__
+        return f"{self.name} {how}" + (f": {why}" if self.reason is not None else "")
 
 
 @frozen

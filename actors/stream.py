@@ -38,6 +38,8 @@ from actors.trace import Tracer
 Body = Callable[["StreamActor"], Coroutine[Any, Any, None]]
 
 NO_TRAILERS: Final = Headers()
+MAX_INFORMATIONAL: Final = 100
+"""1xx responses before the final one."""
 CALLS_WITHOUT_PAUSE: Final = 64
 """Reads or sends that find what they need at once, after which a task lets others go on."""
 
@@ -46,9 +48,30 @@ class StreamActor(BodyActor[StreamMessage]):
     """One stream of one connection."""
 
     __slots__ = (
-        "_buffered", "_cancel_on_reset", "_chunks", "_connection", "_prepaid", "_run_body", "_unpaused", "_waiters",
-        "draining", "error", "head", "informational", "limits", "local_ended", "peer", "received", "remote_ended",
-        "room", "sent", "stopped_by", "stream_id", "trailers",
+        "_buffered",
+        "_cancel_on_reset",
+        "_chunks",
+        "_connection",
+        "_prepaid",
+        "_queued",
+        "_run_body",
+        "_unpaused",
+        "_waiters",
+        "declared",
+        "draining",
+        "error",
+        "head",
+        "informational",
+        "limits",
+        "local_ended",
+        "peer",
+        "received",
+        "remote_ended",
+        "room",
+        "sent",
+        "stopped_by",
+        "stream_id",
+        "trailers",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = StreamMessage
@@ -90,6 +113,9 @@ class StreamActor(BodyActor[StreamMessage]):
         self.room = limits.send_buffer
         """Bytes that ``send`` takes without waiting."""
         self.draining = False
+        self.declared: int | None = None
+        """Bytes of body that our head promises; None where it promises none."""
+        self._queued = 0
         self._cancel_on_reset = cancel_on_reset
         self._run_body = body
         self._connection = connection
@@ -131,6 +157,10 @@ class StreamActor(BodyActor[StreamMessage]):
                 self.trailers, self.remote_ended = Headers.of(pairs), True
             case InformationalArrived(pairs):
                 self.informational.append(pairs)
+                if len(self.informational) > MAX_INFORMATIONAL:
+                    many = LimitReached(f"the peer sent more than {MAX_INFORMATIONAL} informational responses")
+                    self.reset(ErrorCode.ENHANCE_YOUR_CALM, many)
+                    self._halt(self.error)
             case PeerReset(code):
                 self._peer_reset(code)
             case StreamFailed(error, outcome):
@@ -206,7 +236,7 @@ class StreamActor(BodyActor[StreamMessage]):
         if self._waiters:
             self.wake()
 
-    async def _pause(self) -> None:
+    async def pause(self) -> None:
         """Let the loop and the connection go on now and then, where a task reads or sends without ever waiting."""
         self._unpaused += 1
         if self._unpaused >= CALLS_WITHOUT_PAUSE:
@@ -223,7 +253,7 @@ class StreamActor(BodyActor[StreamMessage]):
         """Up to ``size`` bytes, ``b""`` at the end; what came before an error is given before the error is raised."""
         if size == 0:
             return b""
-        await self._pause()
+        await self.pause()
         while not self._chunks:  # another reader may have been quicker
             if self.remote_ended:
                 return b""
@@ -293,9 +323,12 @@ class StreamActor(BodyActor[StreamMessage]):
 
     def command(self, command: ConnectionMessage) -> bool:
         """Tell the connection; False where it has ended."""
-        if self.tracer.on:
-            self.speak()
-        return self._connection.tell(command) is not False
+        if not self.tracer.on:
+            return self._connection.tell(command) is not False
+        self.speak()
+        told = self._connection.tell(command)
+        self.tracer.speak_as("caller")
+        return told is not False
 
     def check_open(self) -> None:
         """Raise why nothing more can be sent, if so."""
@@ -313,10 +346,13 @@ class StreamActor(BodyActor[StreamMessage]):
         """Queue data, waiting for room; raises the reset when the peer stops us half-way."""
         # A buffer that its owner may change before it goes out is copied now.
         whole = data if isinstance(data, bytes) else bytes(data)
-        await self._pause()
+        await self.pause()
         self.check_open()
         if not whole:
             return
+        if self.declared is not None and self._queued + len(whole) > self.declared:
+            raise Misuse(f"content-length says {self.declared}, and more is sent on {self.name}: leave the header out")
+        self._queued += len(whole)
         if len(whole) <= self.room:
             self.room -= len(whole)
             self.command(SendData(self.stream_id, whole))
@@ -339,6 +375,8 @@ class StreamActor(BodyActor[StreamMessage]):
     def end(self, trailers: list[Pair]) -> None:
         """End our side; raises what :meth:`check_open` does."""
         self.check_open()
+        if self.declared not in (None, self._queued):
+            raise Misuse(f"content-length says {self.declared}, and {self._queued} bytes were sent on {self.name}")
         self.local_ended = True
         self.command(EndStream(self.stream_id, trailers))
 

@@ -39,7 +39,18 @@ from h2.settings import SettingCodes, Settings
 from hpack import HPACKError
 
 from actors.errors import ErrorCode, InvalidHeaders, ProtocolViolation, code_name
-from actors.frames import ACK, FRAME_NAMES, HEADER_SIZE, PREFACE, Frame, FrameType, Gate, encode_frame, split_frames
+from actors.frames import (
+    ACK,
+    FRAME_NAMES,
+    HEADER_SIZE,
+    PREFACE,
+    Frame,
+    FrameType,
+    Gate,
+    encode_frame,
+    split_frames,
+    without_priority,
+)
 from actors.headers import Pair, check_arrived_request, check_arrived_response, check_arrived_trailers
 from actors.messages import (
     DataArrived,
@@ -190,6 +201,8 @@ class Wire:
         late = (record is None or record.over) and 0 < stream_id <= self.last_stream_id
         if kind in _MISSED_BY_H2 and not self._gate.in_header_block:
             self._check_missed(kind, flags, stream_id, len(raw))
+            if kind == FrameType.HEADERS:
+                raw = without_priority(frame)  # deprecated, and one that depends on itself ends h2's connection
         if late:
             self._flush()
         try:
