@@ -309,6 +309,8 @@ class ClientStream(Exchange):
 def response_head_of(actor: StreamActor) -> ResponseHead:
     """The head that has come on a client's stream."""
     pseudo, headers = split_head(actor.head or [])
+    if not actor.informational:
+        return ResponseHead(int(pseudo[b":status"]), headers)
     early = (split_head(pairs) for pairs in actor.informational)
     informational = tuple(ResponseHead(int(first[b":status"]), fields) for first, fields in early)
     return ResponseHead(int(pseudo[b":status"]), headers, informational)

@@ -28,6 +28,7 @@ _AUTHORITY: Final = re.compile(rb"[\x21-\x7e]+")
 _NOT_IN_AUTHORITY: Final = re.compile(rb"[/?#@\\]")
 _STATUSES: Final = frozenset(range(100, 1000)) - {101}
 MAX_LENGTH_DIGITS: Final = 20
+MAX_CACHED_PATH: Final = 256
 _CONNECTION_SPECIFIC: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
@@ -195,13 +196,25 @@ def _authority(authority: Text) -> bytes:
     return raw
 
 
-def _path(path: Text) -> bytes:
+def _path(path: Text, method: bytes) -> bytes:
+    if not isinstance(path, (str, bytes)):
+        raise InvalidHeaders(f"a path must be str or bytes, not {type(path).__name__}")
+    if method == b"OPTIONS" and path in ("*", b"*"):
+        return b"*"  # the whole server (RFC 9113, 8.3.1)
+    # Services ask for the same paths again and again; long ones are not kept.
+    return _checked_path(path) if len(path) > MAX_CACHED_PATH else _cached_path(path)
+
+
+def _checked_path(path: Text) -> bytes:
     raw = to_bytes(path)
     if not _PATH.fullmatch(raw):
         raise InvalidHeaders(
-            f"the path {raw!r} must begin with '/' and hold printable ASCII only: percent-encode the rest"
+            f"the path {raw!r} must begin with '/' and hold printable ASCII but '#': percent-encode the rest"
         )
     return raw
+
+
+_cached_path = lru_cache(maxsize=1024, typed=True)(_checked_path)
 
 
 def request_head(method: Text, scheme: str, authority: Text, path: Text, headers: HeaderInput) -> list[Pair]:
@@ -222,7 +235,7 @@ def request_head(method: Text, scheme: str, authority: Text, path: Text, headers
     except TypeError:  # the cache takes hashable values only
         raise InvalidHeaders("the method and the authority of a request must be str or bytes") from None
     if verb != b"CONNECT":
-        head += [(b":scheme", scheme.encode("ascii")), (b":path", _path(path))]
+        head += [(b":scheme", scheme.encode("ascii")), (b":path", _path(path, verb))]
     return head + fields
 
 

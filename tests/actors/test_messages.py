@@ -66,7 +66,7 @@ EXAMPLES: list[tuple[Any, str]] = [
     (Drain(2.5, Closed("bye")), "2.5 s"),
     (Exited("a", None, crashed=False), "a ended"),
     (Exited("a", GoAway("bye", code=0), crashed=False), "a ended: bye"),
-    (Exited("a", ValueError("oops"), crashed=True), "a crashed: oops"),
+    (Exited("a", ValueError("oops"), crashed=True), "a crashed: ValueError"),
 ]
 named = pytest.mark.parametrize(("message", "summary"), EXAMPLES, ids=lambda value: type(value).__name__)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
@@ -185,13 +186,14 @@ class Census:
         objects = gc.get_objects()
         self.tasks = len(asyncio.all_tasks())
         self.actors = sum(isinstance(each, Actor) for each in objects)
-        self.objects = len(objects)
+        self.kinds = Counter(type(each).__name__ for each in objects)
         self.bytes = resident_bytes()
 
     def expect_no_more(self, later: "Census") -> None:
         """Fail where there are more now, beyond what caches and the allocator may keep."""
         assert (later.tasks, later.actors) == (self.tasks, self.actors)
-        assert later.objects - self.objects < 2_000
+        more = later.kinds - self.kinds
+        assert more.total() < 2_000, more.most_common(5)
         assert later.bytes - self.bytes < 8 << 20
 
 
