@@ -1,7 +1,7 @@
 """h2's connection as the wire uses it: four of its internals overridden, each for a figure and with a test.
 
 h2's public interface is enough to be right, and not to be quick or to keep one stream's fault to itself. What is
-overridden here was checked with h2 4.3.0 and 4.4.1; ``tests/actors/test_protocol.py`` holds each override against plain
+overridden here was checked with h2 4.4.1; ``tests/actors/test_protocol.py`` holds each override against plain
 h2. Should a later h2 not call one of them, what it would have saved is lost, and nothing else.
 """
 

@@ -181,20 +181,19 @@ def _body(data: str | None) -> OutgoingBody:
         return data.encode("utf-8", "surrogateescape")
     path = Path(data[1:])
     try:
-        size = path.stat().st_size
-        file = path.open("rb")
-    except OSError as error:
-        raise Misuse(f"cannot read {path}: {error.strerror}; -d @FILE names a file that can be read") from None
-    if size <= FILE_CHUNK:
-        with file:
-            return file.read()
+        with path.open("rb") as file:
+            first = file.read(FILE_CHUNK + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise Misuse(f"cannot read {path}: {reason}; -d @FILE names a file that can be read") from None
+    return first if len(first) <= FILE_CHUNK else _chunks(path)
 
-    def chunks() -> Iterator[bytes]:
-        with file:
-            while chunk := file.read(FILE_CHUNK):
-                yield chunk
 
-    return chunks()
+def _chunks(path: Path) -> Iterator[bytes]:
+    """A file that is too long to be held in memory; opened when the sending begins, closed when it ends."""
+    with path.open("rb") as file:
+        while chunk := file.read(FILE_CHUNK):
+            yield chunk
 
 
 # --- demo -------------------------------------------------------------------------------------------------------------
@@ -208,6 +207,11 @@ async def _demo(asked: argparse.Namespace) -> int:
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
+
+
+def _complain(command: str, error: BaseException) -> None:
+    """One line, whatever the arguments that it names held."""
+    print(f"muxlink {command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
 
 
 def _first(error: BaseException) -> BaseException:
@@ -226,16 +230,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run = cast("Callable[[argparse.Namespace], Coroutine[None, None, int]]", asked.run)
     try:
-        return asyncio.run(run(asked))
+        code = asyncio.run(run(asked))
+        sys.stdout.flush()  # here, where a reader that has gone is still told well
+        return code
     except (LinkError, ExceptionGroup) as group:
         error = _first(group)
         if not isinstance(error, LinkError):
             raise
-        print(f"muxlink {asked.command}: {error}", file=sys.stderr)
+        _complain(asked.command, error)
         return ASKED_WRONGLY if isinstance(error, (Misuse, InvalidHeaders)) else FAILED
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing may be written to it at exit either.
+    except OSError as failure:
+        # Most likely our output cannot be written; nothing may be written to it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(failure, BrokenPipeError):
+            _complain(asked.command, failure)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

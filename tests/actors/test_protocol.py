@@ -27,6 +27,8 @@ from tests.support.frames import PREFACE, Flag, Frame, Parser, Setting, Type, da
 
 CODES: Final = (0, 2, 8)
 PRIORITY_WEIGHT: Final = 77
+ONE_FRAME: Final = 8000
+"""A value so long that its block goes into one frame."""
 CLIENTS: Final = "open headers data end trailers reset ping settings window credit prioritize close".split()
 SERVERS: Final = "open headers inform data end trailers reset ping settings window credit promote close".split()
 
@@ -57,9 +59,12 @@ steps = st.builds(
 Call = Callable[[H2Connection], object]
 
 
+TEXT: Final = "".join(chr(0x21 + number * number % 89) for number in range(40_000))
+
+
 def text(size: int) -> str:
     """A header's value that HPACK can make little of."""
-    return "".join(chr(0x21 + number * number % 89) for number in range(size))
+    return TEXT[:size]
 
 
 def call(step: Step, speaker: H2Connection, stream_id: int) -> Call:
@@ -75,11 +80,13 @@ def call(step: Step, speaker: H2Connection, stream_id: int) -> Call:
         case "open" if client:
             stream_id = speaker.get_next_available_stream_id()
             head = request("POST", "/", ("x-text", text(block)))
-            weight = PRIORITY_WEIGHT if step.padding else None
+            # Five bytes more than h2 reckons with, which make the first of several frames too long (it has an assert).
+            weight = PRIORITY_WEIGHT if step.padding and block < ONE_FRAME else None
             return lambda h2: h2.send_headers(stream_id, head, end_stream=size % 5 == 0, priority_weight=weight)
         case "open":
             promised = speaker.get_next_available_stream_id()
-            return lambda h2: h2.push_stream(stream_id, promised, request("GET", "/", ("x-text", text(block))))
+            head = request("GET", "/", ("x-text", text(block % ONE_FRAME)))  # four bytes more, as above
+            return lambda h2: h2.push_stream(stream_id, promised, head)
         case "headers":
             head = response(200, ("x-text", text(block))) if not client else request()
             return lambda h2: h2.send_headers(stream_id, head, end_stream=size % 5 == 0)
@@ -146,8 +153,6 @@ class Three:
     sweeps: bool
     """Whether ours sweeps as often as plain h2, so that they may be compared on closed streams, too."""
     on_its_way: bytearray = field(factory=bytearray)
-    said: int = 0
-    heard: int = 0
 
     @classmethod
     def begin(cls, config: H2Configuration, *, sweeps: bool) -> "Three":
@@ -177,7 +182,6 @@ class Three:
         """Both have the same bytes for the peer, which takes them."""
         plain = self.plain.data_to_send(amount)
         assert self.ours.data_to_send(amount) == plain
-        self.said += len(plain)
         self.peer.receive_data(plain)
 
     def hear(self, most: int) -> None:
@@ -185,7 +189,6 @@ class Three:
         self.on_its_way += self.peer.data_to_send()
         piece = bytes(self.on_its_way[:most])
         del self.on_its_way[:most]
-        self.heard += len(piece)
         self.both(lambda h2: h2.receive_data(piece))
 
     def take(self, step: Step) -> None:
@@ -240,7 +243,7 @@ CONFIGS: Final = {
 
 @pytest.mark.parametrize("sweeps", [False, True], ids=["open streams", "closed ones, too"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(story=st.lists(steps, max_size=40))
 def test_the_same_calls_and_bytes_give_the_bytes_and_events_of_plain_h2(
     config: H2Configuration, sweeps: bool, story: list[Step]
@@ -273,6 +276,7 @@ def speaks(h2: H2Connection) -> None:
     h2.send_headers(1, request("POST", "/", ("x-text", text(40_000))))
     h2.send_data(1, b"plain")
     h2.send_data(1, memoryview(b"a view of more")[:6])
+    h2.send_data(1, bytes(16_384))
     h2.send_data(1, b"padded", pad_length=7)
     h2.send_data(1, b"", pad_length=0)
     h2.send_data(1, b"last", end_stream=True)
@@ -289,7 +293,8 @@ def test_a_body_is_framed_as_hyperframe_frames_it() -> None:
     assert said == plain.data_to_send()
     bodies = [heard for heard in Parser().parse(said[len(PREFACE) :]) if heard.type == Type.DATA]
     assert [(heard.body, heard.flags) for heard in bodies] == [
-        (b"plain", 0), (b"a view", 0), (b"padded", Flag.PADDED), (b"", Flag.PADDED), (b"last", Flag.END_STREAM)
+        (b"plain", 0), (b"a view", 0), (bytes(16_384), 0),
+        (b"padded", Flag.PADDED), (b"", Flag.PADDED), (b"last", Flag.END_STREAM)
     ]  # fmt: skip
 
 
