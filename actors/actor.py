@@ -161,6 +161,9 @@ class Actor(ABC, Generic[M]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
+            if self._crashed is None:
+                # Perhaps a program that ends; perhaps a cancellation that came out of what the actor awaited.
+                logger.warning("%s was cancelled, and not by who may end it", self.name)
             self._record(asyncio.CancelledError(f"the task of {self.name} was cancelled from outside"), crashed=True)
         elif (error := task.exception()) is None:
             self._record(None, crashed=False)
@@ -168,7 +171,7 @@ class Actor(ABC, Generic[M]):
             self._record(error.reason, crashed=False)
         else:
             # One that was told to end may well raise what it was told; anything else is a fault of its cleaning up.
-            if self._crashed is None or not isinstance(error, LinkError):
+            if self._crashed is None or not _is_ours(error):
                 self._log_crash(error)
             self._record(error, crashed=True)
         exited = self.exited = Exited(self.name, self._cause, bool(self._crashed))
@@ -197,6 +200,13 @@ class Actor(ABC, Generic[M]):
 
     def _finish(self, exited: Exited) -> None:
         """Let go of what the actor held; runs once, before the watchers are told."""
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it is an error of ours, or a group of nothing else."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(LinkError)[1] is None
+    return isinstance(error, LinkError)
 
 
 class BodyActor(Actor[M]):

@@ -22,7 +22,6 @@ from actors.errors import (
     Closed,
     DeadlineExceeded,
     ErrorCode,
-    LimitReached,
     LinkError,
     Misuse,
 )
@@ -63,6 +62,8 @@ def serve(handler: Handler) -> Body:
     """What a server's stream actor runs for each request. Raises Misuse where ``handler`` is no coroutine function."""
     if not is_coroutine_function(handler):
         name = getattr(handler, "__qualname__", repr(handler))
+        if inspect.isasyncgenfunction(handler):
+            raise Misuse(f"the handler {name} is no coroutine function: write 'async def' without 'yield'")
         raise Misuse(f"the handler {name} is no coroutine function: write 'async def' before its name")
 
     async def run(actor: StreamActor) -> None:
@@ -70,17 +71,19 @@ def serve(handler: Handler) -> Body:
         try:
             await handler(stream)
         except LinkError as stopped:
-            if stopped is actor.stopped_by:
-                raise Stop(stopped) from None
-            if not isinstance(stopped, LimitReached) or stream._status or actor.error is not None:
+            if stopped is not actor.too_long or stream._status or actor.error is not None:
                 raise
             await stream.respond(413)
+        except SystemExit as error:
+            raise RuntimeError("the handler called sys.exit(), which would end the whole server") from error
         if actor.error is not None or actor.local_ended:
             return
         if stream._status:
             actor.end([])
         else:
-            logger.error("%s: the handler returned without a response to %s %s", actor.name, stream.method, stream.path)
+            # The query may hold a secret, and whatever a peer says is shown escaped.
+            asked = ascii(f"{stream.method} {stream.path.partition('?')[0]}")[1:-1]
+            logger.error("%s: the handler returned without a response to %s", actor.name, asked)
             actor.reset(ErrorCode.INTERNAL_ERROR)
 
     return run
@@ -122,6 +125,8 @@ class Outgoing:
             raise Misuse(f"a weight is from 1 to 256, not {self.weight!r}")
         if self.timeout is not None and (type(self.timeout) not in (int, float) or not self.timeout > 0):
             raise Misuse(f"a timeout is a number of seconds above 0, not {self.timeout!r}")
+        if self.body is None and self.trailers:
+            raise Misuse("trailers follow a body that is given, too; otherwise give them to end()")
         if type(self.max_body) is not int or self.max_body < 0:
             raise Misuse(f"max_body is a number of bytes, not {self.max_body!r}")
 
@@ -197,7 +202,8 @@ async def request(route: Route, outgoing: Outgoing) -> Response:
 async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientStream]:
     """Open a stream for the caller to read and write; leaving it unfinished resets it with CANCEL.
 
-    Without a body, our side stays open, but for GET and HEAD, which have none. Raises as :func:`request` does.
+    Without a body, our side stays open, but for GET and HEAD, which have none. Raises as :func:`request` does, but for
+    what the iteration over a body raises: that is chained to Closed.
     """
 
     async def lend(actor: StreamActor) -> None:
@@ -260,13 +266,16 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> None:
             task.add_done_callback(lambda _: actor.wake())
             await actor.until(lambda: task.done() or actor.stopped_by is not None)
     except LinkError:
-        if failures:
-            raise failures[0] from None
-        raise
+        if not failures:
+            raise
     finally:
         if upload is not None and not upload.done():
             upload.cancel()
-            await asyncio.wait((upload,))
+            await asyncio.wait((upload,), timeout=actor.limits.shutdown_timeout)
+            if not upload.done():
+                logger.error("%s ended without waiting for its body: cancelled, but not ended", actor.name)
+    if failures:
+        raise failures[0] from None
 
 
 def _response(actor: StreamActor) -> Response:
@@ -281,7 +290,8 @@ def _open(actor: StreamActor, outgoing: Outgoing, whole: bytes | None) -> None:
     trailers = outgoing.trailers if end else []
     opening = OpenStream(actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight, actor.is_wanted)
     if not actor.command(opening):
-        raise Closed(f"{actor.name} was not sent: its connection has ended")
+        # The connection says why to the stream, unless it has forgotten.
+        raise actor.error or Closed(f"{actor.name} was not sent: its connection has ended")
 
 
 async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
@@ -293,7 +303,7 @@ async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
     _open(actor, outgoing, None)
     await actor.until(lambda: actor.sent)
     if actor.error is not None:
-        raise actor.error
+        raise actor.failure()
     if isinstance(body, (bytes, bytearray, memoryview)):
         await actor.send(body)
     elif isinstance(body, AsyncIterable):
@@ -317,13 +327,18 @@ async def _lend(actor: StreamActor, outgoing: Outgoing) -> None:
 
 async def _upload(actor: StreamActor, outgoing: Outgoing, failures: list[Exception]) -> None:
     """Send the body while the response is awaited; what goes wrong with the body itself ends the stream."""
+    message = f"{actor.name} was not sent in full: its body failed"
     try:
         await _send(actor, outgoing)
+    except asyncio.CancelledError as error:
+        # By who waits for the answer, who knows; or out of the body's own iteration, and then nobody else would tell.
+        actor.reset(ErrorCode.CANCEL, Closed.because(f"{message}: it was cancelled", error, outcome=actor.outcome))
+        raise
     except Exception as error:
         if error is actor.stopped_by or error is actor.error:
             return  # the answer is there, or whoever waits for it has got the error
         failures.append(error)
-        actor.reset(ErrorCode.CANCEL, Closed.because(f"{actor.name} was not sent in full: its body failed", error))
+        actor.reset(ErrorCode.CANCEL, Closed.because(message, error))
 
 
 def _checked(chunk: object) -> bytes:

@@ -30,13 +30,12 @@ class SendHead(WireCommand):
 
     stream_id: int
     head: list[Pair] = field(repr=False)
-    end: bool = False
 
     def apply(self, wire: Wire) -> None:
-        wire.send_head(self.stream_id, self.head, end=self.end)
+        wire.send_head(self.stream_id, self.head, end=False)
 
     def summary(self) -> str:
-        return f"stream {self.stream_id}: {_status(self.head)}" + (", end" if self.end else "")
+        return f"stream {self.stream_id}: {_status(self.head)}"
 
 
 @frozen

@@ -126,7 +126,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                 self.wire.writable = True
             case ConnectionLost(cause):
                 self._lost = True
-                raise Stop(self._loss(cause))
+                if self._reading_on:
+                    self.tell(message)  # first what came before it
+                else:
+                    raise Stop(self._loss(cause))
             case SettingsOverdue():
                 if not self._ready:
                     raise Stop(self._overdue_settings())
@@ -225,7 +228,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def _peer_goes(self, goaway: PeerGoAway) -> None:
         """No new streams; those above the peer's last are unprocessed, the others finish (RFC 9113, 6.8)."""
-        debug = f": {goaway.debug[:MAX_DEBUG_DATA].decode('utf-8', 'backslashreplace')}" if goaway.debug else ""
+        # Escaped: what a peer says must not forge lines in a log.
+        text = ascii(goaway.debug[:MAX_DEBUG_DATA].decode("utf-8", "backslashreplace"))
+        debug = f": {text}" if goaway.debug else ""
         error = GoAway(
             f"{self.peer.address} is going away ({code_name(goaway.code)}{debug})", code=goaway.code, debug=goaway.debug
         )
@@ -261,6 +266,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             self._going = self._closing = self.wire.broken or spent
             message.stream.tell(StreamFailed(self._going, Outcome.NOT_SENT))
             self._send_home(self._going)
+            self._owner.tell(ConnectionDraining(self.name))
             return
         self._streams[stream_id] = message.stream
         self._ids[name] = stream_id
@@ -342,13 +348,17 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def unheard(self, message: ConnectionMessage) -> None:
         """A request that came too late is told so."""
         if isinstance(message, OpenStream):
-            error = self._going or Closed(f"{self.name} has ended")
+            error = self._going or self.mailbox.closed or Closed(f"{self.name} has ended")
             message.stream.tell(StreamFailed(error, Outcome.NOT_SENT))
 
     def suspended(self, yes: bool) -> None:
         self._pause_reading(yes)
 
     def _loss(self, cause: BaseException | None) -> LinkError:
+        if isinstance(self._closing, GoAway):
+            return TransportLost.because(
+                f"the connection to {self.peer.address} was closed after GOAWAY", self._closing
+            )
         if self._closing is not None and cause is None:
             return self._closing
         how = f"broke: {str(cause) or type(cause).__name__}" if cause is not None else "was closed by the peer"

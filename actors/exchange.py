@@ -87,6 +87,8 @@ class Exchange:
         Raises LimitReached when all of it is more than the limit, and the stream's error: StreamReset says how many
         bytes had come.
         """
+        if type(n) is not int:
+            raise Misuse(f"read() takes a number of bytes, not {n!r}")
         if n < 0:
             return await self._actor.read_all(self._max_body())
         return await self._actor.read(n)
@@ -233,17 +235,24 @@ class ServerStream(Exchange):
             actor.local_ended = True
             actor.command(Respond(self.id, head, body if isinstance(body, bytes) else bytes(body), fields))
             return
+        actor.declared = size
         actor.command(SendHead(self.id, head))
         await actor.send(body)
         actor.end(fields)
 
     async def draining(self) -> None:
-        """Return when the server begins to drain: the time for a long stream to end well."""
-        await self._actor.until(lambda: self._actor.draining)
-        if self._actor.error is not None:
-            raise self._actor.error
+        """Return when the server begins to drain: the time for a long stream to end well.
+
+        Raises the stream's error, and Closed when the handler ends first.
+        """
+        actor = self._actor
+        await actor.until(lambda: actor.draining or actor.exited is not None)
+        if not actor.draining:
+            raise actor.failure()
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
+        if self._status in BODYLESS_STATUSES and data:
+            raise Misuse(f"a response with status {self._status} has no body (RFC 9110, 6.4.1)")
         if self._pseudo.get(b":method") == b"HEAD":
             self._check_sendable()
             self._actor.check_open()
@@ -266,8 +275,6 @@ class ServerStream(Exchange):
         if not self._status:
             self._actor.check_open()
             raise Misuse("a response begins with start_response(): call it before send() and end()")
-        if self._status in BODYLESS_STATUSES:
-            raise Misuse(f"a response with status {self._status} has no body (RFC 9110, 6.4.1)")
 
 
 def _refuse_length(status: int, declared: int | None) -> None:

@@ -96,7 +96,7 @@ class Mailbox(Generic[M]):
     """Messages that wait for one owner."""
 
     __slots__ = (
-        "_backlog", "_closed", "_understood", "_waiter", "bound", "dead_letters", "name", "overflow", "signals",
+        "_backlog", "_understood", "_waiter", "bound", "closed", "dead_letters", "name", "overflow", "signals",
         "tracer", "unheard",
     )  # fmt: skip
 
@@ -122,7 +122,8 @@ class Mailbox(Generic[M]):
         self.signals: deque[SystemMessage] = deque()
         """System messages that wait: the owner takes them one by one, so that those behind one that fails stay."""
         self._waiter: asyncio.Future[None] | None = None
-        self._closed: LinkError | None = None
+        self.closed: LinkError | None = None
+        """Why it takes no more, once that is so."""
         self._understood: Understood | None = None
 
     def __len__(self) -> int:
@@ -137,7 +138,7 @@ class Mailbox(Generic[M]):
         backlog = self._backlog
         if self._understood is not None:
             refuse_unknown(self.name, message, self._understood)
-        if len(backlog) >= self.bound or self._closed is not None:
+        if len(backlog) >= self.bound or self.closed is not None:
             if not self._make_room(message):
                 return False
             backlog = self._backlog
@@ -152,7 +153,7 @@ class Mailbox(Generic[M]):
 
     def signal(self, message: SystemMessage) -> bool:
         """Leave a system message; False where the mailbox is closed."""
-        if self._closed is not None:
+        if self.closed is not None:
             return False
         self.signals.append(message)
         if (waiter := self._waiter) is not None and not waiter.done():
@@ -166,7 +167,7 @@ class Mailbox(Generic[M]):
         place. Raises Misuse when two take at once, and what the mailbox was closed with: LimitReached after it
         overflowed under CLOSE.
         """
-        while self._closed is None and not self.signals and (signals_only or not self._backlog):
+        while self.closed is None and not self.signals and (signals_only or not self._backlog):
             if self._waiter is not None and not self._waiter.done():
                 raise Misuse(f"two tasks take from the mailbox of {self.name}: it has one owner")
             self._waiter = waiter = asyncio.get_running_loop().create_future()
@@ -175,8 +176,8 @@ class Mailbox(Generic[M]):
             finally:
                 if self._waiter is waiter:
                     self._waiter = None
-        if self._closed is not None:
-            raise self._closed
+        if self.closed is not None:
+            raise self.closed
         if signals_only:
             return deque()
         backlog, self._backlog = self._backlog, deque()
@@ -194,8 +195,8 @@ class Mailbox(Generic[M]):
 
     def shut(self, reason: LinkError) -> deque[M | Envelope]:
         """Take no more, and hand over what still waits, but for system messages. The first reason stays."""
-        if self._closed is None:
-            self._closed = reason
+        if self.closed is None:
+            self.closed = reason
         left, self._backlog = self._backlog, deque()
         if (waiter := self._waiter) is not None and not waiter.done():
             waiter.set_result(None)
@@ -203,10 +204,10 @@ class Mailbox(Generic[M]):
 
     def reopen(self) -> None:
         """Take messages again after an overflow: an owner that ends must still hear of its children's ends."""
-        self._closed = None
+        self.closed = None
 
     def _make_room(self, message: M) -> bool:
-        if self._closed is None:
+        if self.closed is None:
             if self.overflow is Overflow.DROP_OLDEST:
                 self.put_away(self._backlog, 1)
                 return True

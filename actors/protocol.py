@@ -59,8 +59,15 @@ class Protocol(H2Connection):
         """
         self._begun += 1
         if self._begun % SWEEP_INTERVAL == 0:
-            super()._open_streams(remainder)
+            self.sweep()
         return 0
+
+    def sweep(self) -> None:
+        """Set the closed streams aside.
+
+        While one is among the others, a late 1xx response for it is an error of the whole connection in h2.
+        """
+        super()._open_streams(0)
 
     def _prepare_for_sending(self, frames: list[Any]) -> None:
         """Keep the pieces apart until they are asked for: h2 copies each byte of a body five times, this twice."""

@@ -71,6 +71,7 @@ class StreamActor(BodyActor[StreamMessage]):
         "sent",
         "stopped_by",
         "stream_id",
+        "too_long",
         "trailers",
     )  # fmt: skip
 
@@ -108,6 +109,8 @@ class StreamActor(BodyActor[StreamMessage]):
         """What ended the stream badly."""
         self.stopped_by: LinkError | None = None
         """What came after the peer's whole answer and stops our body, mostly RST_STREAM(NO_ERROR) (RFC 9113, 8.1)."""
+        self.too_long: LimitReached | None = None
+        """What ``read()`` to the end raised because there was more than its limit."""
         self.sent = False
         """Whether our HEADERS went out."""
         self.room = limits.send_buffer
@@ -167,8 +170,13 @@ class StreamActor(BodyActor[StreamMessage]):
                 if self.remote_ended and not self._cancel_on_reset:
                     self.stopped_by = self.stopped_by or error.with_outcome(Outcome.COMPLETED)
                     return
-                self.fail(error, outcome)
+                # Cancelled first, so that a task group in a handler ends by that and not by its children's errors.
+                wanted = self.error is None
+                if wanted:
+                    self.error = error.with_outcome(outcome or self.outcome)
                 self._halt(self.error)
+                if wanted:
+                    self.wake()
             case DrainBegan():
                 self.draining = True
             case _:
@@ -181,8 +189,9 @@ class StreamActor(BodyActor[StreamMessage]):
             self.wake()
 
     def failure(self) -> LinkError:
-        """What to raise for something that will not come any more."""
-        return self.error or self.stopped_by or Closed(f"{self.name} has ended", outcome=self.outcome)
+        """What to raise for something that will not come any more, without the traces of where it was raised before."""
+        error = self.error or self.stopped_by or Closed(f"{self.name} has ended", outcome=self.outcome)
+        return error.with_traceback(None)
 
     @property
     def outcome(self) -> Outcome:
@@ -198,7 +207,7 @@ class StreamActor(BodyActor[StreamMessage]):
             received=self.received,
             outcome=Outcome.UNPROCESSED if code == ErrorCode.REFUSED_STREAM else self.outcome,
         )
-        if self.remote_ended and code == ErrorCode.NO_ERROR:
+        if self.remote_ended and code == ErrorCode.NO_ERROR and not self._cancel_on_reset:
             self.stopped_by = reset
             return
         if self.error is None:
@@ -258,7 +267,7 @@ class StreamActor(BodyActor[StreamMessage]):
             if self.remote_ended:
                 return b""
             if self.error is not None:
-                raise self.error
+                raise self.failure()
             await self.until(self.has_input)
         if self._buffered <= size:
             data = self.take_buffered()
@@ -291,12 +300,13 @@ class StreamActor(BodyActor[StreamMessage]):
 
     def _is_whole(self, most: int) -> bool:
         if self._buffered > most:
-            raise LimitReached(
+            self.too_long = LimitReached(
                 f"the body of {self.name} is longer than max_body, {most} bytes: raise it, or read in pieces",
                 outcome=self.outcome,
             )
+            raise self.too_long
         if self.error is not None and not self.remote_ended:
-            raise self.error
+            raise self.failure()
         return self.remote_ended
 
     def take_buffered(self) -> bytes:
@@ -309,7 +319,7 @@ class StreamActor(BodyActor[StreamMessage]):
         """The trailers once the peer has ended its side; empty Headers where it sent none."""
         await self.until(lambda: self.remote_ended)
         if self.error is not None and not self.remote_ended:
-            raise self.error
+            raise self.failure()
         return self.trailers
 
     def _took(self, size: int) -> None:
@@ -333,9 +343,9 @@ class StreamActor(BodyActor[StreamMessage]):
     def check_open(self) -> None:
         """Raise why nothing more can be sent, if so."""
         if self.error is not None:
-            raise self.error
+            raise self.failure()
         if self.stopped_by is not None:
-            raise self.stopped_by
+            raise self.failure()
         if self.local_ended:
             raise Misuse(f"our side of {self.name} has ended: nothing can be sent after end() or respond()")
 

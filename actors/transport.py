@@ -6,7 +6,9 @@ What the socket tells before its connection is there is kept until :meth:`Socket
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import re
 import socket as sockets
 import stat
 from collections.abc import Callable
@@ -108,8 +110,19 @@ async def listen(
     try:
         if path is not None:
             _clear_stale(path)
-            return await loop.create_unix_server(lambda: SocketProtocol(tracer, connected), path, backlog=BACKLOG)
-        return await loop.create_server(lambda: SocketProtocol(tracer, connected), host, port, backlog=BACKLOG)
+            server = await loop.create_unix_server(
+                lambda: SocketProtocol(tracer, connected), path, backlog=BACKLOG, start_serving=False
+            )
+        else:
+            server = await loop.create_server(
+                lambda: SocketProtocol(tracer, connected), host, port, backlog=BACKLOG, start_serving=False
+            )
+        try:
+            await server.start_serving()
+        except BaseException:
+            server.close()  # nobody else knows of it yet
+            raise
+        return server
     except (OSError, OverflowError, ValueError) as error:
         raise ListenFailed.because(f"cannot listen on {where}: {_reason(error)}", error) from error
 
@@ -132,14 +145,21 @@ def _clear_stale(path: str) -> None:
             raise FileExistsError("a server is listening there: stop it or choose another path")
 
 
+_REMEDIES: Final = {
+    errno.EADDRINUSE: "; stop what uses it or choose another port",
+    errno.EACCES: "; choose a port of 1024 or above, or a place that you may use",
+    errno.ECONNREFUSED: "; is the server running?",
+}
+_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
+
+
 def _reason(error: Exception) -> str:
-    """The system's own words, without asyncio's around them."""
-    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, sockets.gaierror):
-        reason = os.strerror(error.errno)
-        remedies = {
-            "Address already in use": "; stop what uses it or choose another port",
-            "Permission denied": "; choose a port of 1024 or above, or a place that you may use",
-            "Connection refused": "; is the server running?",
-        }
-        return reason + remedies.get(reason, "")
-    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+    """The system's own words, without asyncio's around them, and a remedy where there is one."""
+    if not isinstance(error, OSError) or isinstance(error, sockets.gaierror):
+        return str(getattr(error, "strerror", None) or error)
+    number = error.errno
+    if number is None and (found := _ERRNO.search(str(error))):
+        number = int(found[1])  # asyncio tried several addresses and put the errors into one text: the first will do
+    if number is None:
+        return str(error)
+    return os.strerror(number) + _REMEDIES.get(number, "")

@@ -205,6 +205,8 @@ class Wire:
                 raw = without_priority(frame)  # deprecated, and one that depends on itself ends h2's connection
         if late:
             self._flush()
+            if stream_id in self._h2.streams:
+                self._h2.sweep()
         try:
             events = self._h2.receive_data(raw)
         except Exception as error:  # whatever a peer's bytes make h2 raise is the peer's violation

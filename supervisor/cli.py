@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -100,13 +101,18 @@ async def _serve(asked: argparse.Namespace) -> int:
         loop.add_signal_handler(number, stop)
     async with Server(handler, where.host or "127.0.0.1", where.port, path=where.path) as server:
         print(f"serving {server.url}", flush=True)
-        await stopping[0].wait()
+        ended = asyncio.create_task(server.wait())
+        stopped = asyncio.create_task(stopping[0].wait())
+        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if ended.done():
+            ended.result()
         draining = asyncio.create_task(server.close())
         hastened = asyncio.create_task(stopping[1].wait())
         await asyncio.wait((draining, hastened), return_when=asyncio.FIRST_COMPLETED)
-        hastened.cancel()
-        draining.cancel()
-        await asyncio.wait((draining, hastened))
+        for task in (hastened, draining, ended):
+            task.cancel()
+        await asyncio.wait((draining, hastened, ended, stopped))
     return DONE
 
 
@@ -170,7 +176,8 @@ def _lines(headers: object) -> bytes:
 def _header(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon or not name.strip():
-        raise InvalidHeaders(f"bad header {line!r}: write 'NAME: VALUE'")
+        # What follows may be a secret.
+        raise InvalidHeaders(f"bad header {line.split(' ')[0][:40]!r}...: write 'NAME: VALUE'")
     return name.strip(), value.strip()
 
 
@@ -182,15 +189,16 @@ def _body(data: str | None) -> OutgoingBody:
     path = Path(data[1:])
     try:
         with path.open("rb") as file:
-            first = file.read(FILE_CHUNK + 1)
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and os.fstat(file.fileno()).st_size > FILE_CHUNK:
+                return _chunks(path)
+            return file.read()  # short, or a pipe, which can be read once only
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Misuse(f"cannot read {path}: {reason}; -d @FILE names a file that can be read") from None
-    return first if len(first) <= FILE_CHUNK else _chunks(path)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """A file that is too long to be held in memory; opened when the sending begins, closed when it ends."""
+    """A long file in pieces; opened when the sending begins, closed when it ends."""
     with path.open("rb") as file:
         while chunk := file.read(FILE_CHUNK):
             yield chunk
@@ -211,7 +219,8 @@ async def _demo(asked: argparse.Namespace) -> int:
 
 def _complain(command: str, error: BaseException) -> None:
     """One line, whatever the arguments that it names held."""
-    print(f"muxlink {command}: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    message = str(error) or type(error).__name__
+    print(f"muxlink {command}: {' '.join(message.splitlines())}", file=sys.stderr)
 
 
 def _first(error: BaseException) -> BaseException:
@@ -240,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(asked.command, error)
         return ASKED_WRONGLY if isinstance(error, (Misuse, InvalidHeaders)) else FAILED
     except OSError as failure:
-        # Most likely our output cannot be written; nothing may be written to it at exit either.
+        # Our output cannot be written, or a file that is sent cannot be read on; nothing may be left for exit to write.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(failure, BrokenPipeError):
             _complain(asked.command, failure)

@@ -86,7 +86,8 @@ async def _progress(times: list[float], requests: int, out: TextIO) -> None:
 async def server_process() -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """A ``muxlink serve`` of :func:`hello` in a process of its own, and its URL; it is stopped on leaving."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "supervisor.cli", "serve", "supervisor.demo:hello", "--bind", "127.0.0.1:0",
+        # -P: the working directory may hold packages of the same names.
+        sys.executable, "-P", "-m", "supervisor.cli", "serve", "supervisor.demo:hello", "--bind", "127.0.0.1:0",
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

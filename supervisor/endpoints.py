@@ -46,6 +46,9 @@ def parse_url(url: str) -> tuple[Endpoint, str]:
         raise Misuse(f"a URL is a str, not {type(url).__name__}")
     if url.startswith(UNIX_PREFIX):
         return parse_bind(url), "/"
+    if "@" in url.partition("://")[2].partition("/")[0].partition("?")[0]:
+        # The URL is not shown: it holds a secret.
+        raise Misuse("credentials do not belong in a URL: use an authorization header")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -55,8 +58,6 @@ def parse_url(url: str) -> tuple[Endpoint, str]:
         raise Misuse(f"bad URL {url!r}: https is not supported yet, only http (HTTP/2 with prior knowledge)")
     if parts.scheme != "http" or not host:
         raise Misuse(f"bad URL {url!r}: write http://HOST[:PORT][/PATH] or unix:PATH")
-    if parts.username is not None:
-        raise Misuse(f"bad URL for {host}: credentials do not belong in it, use an authorization header")
     if port == 0 or any(character.isspace() or ord(character) < 0x21 for character in url):
         raise Misuse(f"bad URL {url!r}: port 0 or white space in it")
     path = parts.path or "/"

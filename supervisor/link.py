@@ -53,9 +53,13 @@ class Link:
         self._dials = itertools.count(1)
         self._requests = itertools.count(1)
         self._closed: LinkError | None = None
+        self._entered = False
 
     async def __aenter__(self) -> Self:
         """Connect. Raises ConnectFailed, and ProtocolViolation where the peer does not speak HTTP/2."""
+        if self._entered:
+            raise Misuse("a Link is entered once: leaving it would close it for whoever entered it first")
+        self._entered = True
         try:
             await self._connected()
         except asyncio.CancelledError:
@@ -204,12 +208,15 @@ class Link:
         )
         name = f"{self.name}/connection-{next(self._dials)}"
         ready: Reply[None] = Reply()
+        leaving = False
 
         def hear(news: ConnectionNews) -> None:
+            nonlocal leaving
             match news:
                 case ConnectionReady():
                     ready.tell(None)
                 case ConnectionDraining():
+                    leaving = True
                     self._leave(route)
 
         def ended(exited: Exited) -> None:
@@ -225,7 +232,10 @@ class Link:
         self._connections[name] = connection
         protocol.attach(connection.start(Ref(name, ended)))
         await ready.wait()
-        if self._closed is None:
+        if connection.exited is not None:  # gone in the same breath
+            reason = connection.exited.reason
+            raise reason if isinstance(reason, LinkError) else closed_error(name, reason)
+        if self._closed is None and not leaving:
             self._route = route
         return route
 

@@ -14,6 +14,7 @@ from actors.bodies import serve
 from actors.errors import Closed, LinkError, Misuse
 from actors.exchange import Handler
 from actors.listener import ListenerActor
+from actors.mailbox import closed_error
 from actors.messages import ActorState, Drain
 from actors.settings import Limits
 from actors.trace import Tracer
@@ -41,6 +42,8 @@ class Server:
         """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``."""
         if type(port) is not int or not 0 <= port <= 65_535:
             raise Misuse(f"a port is from 0 to 65535, not {port!r}")
+        if path is not None and (not isinstance(path, str) or not path):
+            raise Misuse(f"a path is that of a Unix socket, not {path!r}")
         if not isinstance(host, str) or not host:
             raise Misuse(f"a host is a name or an address, not {host!r}: 127.0.0.1 for this machine, 0.0.0.0 for all")
         self.limits = limits if limits is not None else Limits()
@@ -93,11 +96,19 @@ class Server:
     ) -> None:
         await self.close()
 
+    async def wait(self) -> None:
+        """Wait until it has ended. Raises what its listener ended with, where that was not :meth:`close`."""
+        exited = await self._listener.wait()
+        if exited.crashed:
+            raise closed_error(exited.name, exited.reason)
+
     async def close(self, drain: float | None = None) -> None:
         """Drain for ``drain`` seconds (``limits.drain_timeout``) and close; the second call waits for the first.
 
-        Cancelling it closes at once.
+        Cancelling it closes at once. Raises Misuse for a time that is none.
         """
+        if drain is not None and (type(drain) not in (int, float) or not drain >= 0):
+            raise Misuse(f"a time for draining is a number of seconds, not {drain!r}")
         if self._sockets is None:
             return
         if self._sockets.is_serving():

@@ -604,6 +604,7 @@ async def test_100000_requests_served_in_a_row_leave_tasks_actors_and_memory_fla
         await bench.hears(window_update(0, 1_000_000))
         for number in range(0, 100_000, 100):
             if number == 20_000:
+                await settle()
                 before = Census()
             ids = range(2 * number + 1, 2 * (number + 100), 2)
             bench.actor.tell(BytesArrived(b"".join(headers(i, GET, end_stream=True) for i in ids)))

@@ -1007,3 +1007,16 @@ def test_the_ids_of_streams_run_out_instead_of_over() -> None:
     side.wire.last_stream_id = 2**31 - 3
     assert side.wire.open(request(), end=True) == 2**31 - 1
     assert side.wire.open(request(), end=True) is None
+
+
+def test_an_informational_response_for_a_stream_that_we_reset_harms_nobody() -> None:
+    """S10: h2 would end the connection for it."""
+    side = client()
+    stream_id = side.wire.open(request(), end=True)
+    assert stream_id == 1
+    side.wire.reset(stream_id, ErrorCode.CANCEL)
+    side.says()
+    early = headers(1, encode([(b":status", b"103")]))
+    assert side.hears(early + early) == []
+    assert [heard.type for heard in side.says()] == []
+    assert side.wire.open(request(), end=True) == 3

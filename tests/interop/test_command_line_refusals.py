@@ -52,7 +52,7 @@ WRONG_CALLS = [
             (":path: /elsewhere", ":path"),
             ("bad name: x", "bad name"),
             ("x-lines: one\r\nx-two: 2", "x-lines"),
-            ("no colon", "no colon"),
+            ("no colon", "bad header 'no'"),
             ("content-length: many", "content-length"),
         )
     ),
