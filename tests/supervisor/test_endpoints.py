@@ -89,3 +89,12 @@ def test_a_bad_address_names_itself_and_the_remedy(bind: str) -> None:
 )
 def test_an_endpoint_is_shown_as_it_is_written(endpoint: Endpoint, shown: str) -> None:
     assert str(endpoint) == shown
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:hush@host/", "https://user:hush@host/", "ftp://user:hush@host/", "http://user:hush@host:bad/"]
+)
+def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(Misuse, match="credentials do not belong") as caught:
+        parse_url(url)
+    assert "hush" not in str(caught.value)
