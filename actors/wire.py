@@ -208,7 +208,7 @@ class Wire:
             if stream_id in self._h2.streams:
                 self._h2.sweep()
         try:
-            events = self._h2.receive_data(raw)
+            events = self._h2.receive_frame(raw)
         except Exception as error:  # whatever a peer's bytes make h2 raise is the peer's violation
             raise self._violation(frame, error) from error
         if late:

@@ -4,6 +4,7 @@ A third connection, plain h2 as well, is the peer: what it says is valid, with h
 into frames as they come.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -521,3 +522,35 @@ def test_frames_of_one_stream_leave_in_the_order_of_their_calls() -> None:
     said: list[Frame] = Parser().parse(ours.data_to_send())
     kinds = [heard.type for heard in said]
     assert kinds == [Type.HEADERS, Type.DATA, Type.WINDOW_UPDATE, Type.DATA, Type.HEADERS]
+
+
+@st.composite
+def any_frames(draw: st.DrawFn) -> list[bytes]:
+    """Frames of every type that h2 knows, right and wrong, some of them with header blocks that can be read."""
+    blocks = [frames.encode(frames.request()), frames.encode(frames.request("POST")), b"", b"\xff\xff", b"\x00"]
+    made = []
+    for _ in range(draw(st.integers(1, 12))):
+        kind = draw(st.integers(0, 10))
+        payload = draw(st.sampled_from(blocks) if kind in (1, 9) else st.binary(max_size=20))
+        flags = draw(st.sampled_from([0, 1, 4, 5, 8, 9, 12, 13, 32, 36, 37, 45]))
+        made.append(frames.frame(kind, flags, draw(st.integers(0, 7)), payload))
+    return made
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_frames())
+def test_a_frame_by_itself_means_what_it_means_to_plain_h2(story: list[bytes]) -> None:
+    """W6, in part: the same events, errors and answers, for frames that are right and for frames that are not."""
+    config = H2Configuration(client_side=False)
+    ours, plain = Protocol(config), H2Connection(config)
+    for h2 in (ours, plain):
+        h2.initiate_connection()
+        h2.receive_data(frames.PREFACE + frames.settings())
+    for raw in story:
+        ours.sweep()
+        _ = plain.open_inbound_streams
+        told_plain = outcome(plain, functools.partial(H2Connection.receive_data, data=raw))
+        assert outcome(ours, lambda _: ours.receive_frame(raw)) == told_plain  # noqa: B023  (called at once)
+        assert ours.data_to_send() == plain.data_to_send()
+        if isinstance(told_plain, tuple):
+            break
