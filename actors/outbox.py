@@ -105,7 +105,7 @@ class Outbox:
                     h2.end_stream(stream_id)
                 self._records.end_local(record)
         except NoSuchStreamError:  # it closed meanwhile
-            self._closed_meanwhile(record)
+            self.abandon(record)
         if record.released:
             self._flushed(record)
         return False
@@ -132,15 +132,6 @@ class Outbox:
         self._ready.update(self._blocked)
         self._blocked.clear()
 
-    def drop(self, record: Record) -> None:
-        """Forget what was queued; nothing more can be."""
-        record.queue.clear()
-        record.queued = 0
-        record.trailers = None
-        record.ending = True
-        for waiting in (self._ready, self._blocked, self._room):
-            waiting.pop(record.id, None)
-
     def _send_at_once(self, record: Record, data: bytes | memoryview, size: int) -> bool:
         """Whether a piece with nothing before it went out whole, without a turn in the queue."""
         h2 = self._h2
@@ -152,7 +143,7 @@ class Outbox:
             last = record.ending and record.trailers is None
             h2.send_data(record.id, data, end_stream=last)
         except NoSuchStreamError:  # it closed meanwhile
-            self._closed_meanwhile(record)
+            self.abandon(record)
             return True
         self.budget -= size
         if last:
@@ -164,8 +155,14 @@ class Outbox:
             self._room[record.id] = record
         return True
 
-    def _closed_meanwhile(self, record: Record) -> None:
-        self.drop(record)
+    def abandon(self, record: Record) -> None:
+        """The stream was reset, by either side: nothing more goes out on it, and neither side counts it."""
+        record.queue.clear()
+        record.queued = 0
+        record.trailers = None
+        record.ending = True
+        for waiting in (self._ready, self._blocked, self._room):
+            waiting.pop(record.id, None)
         record.over = True
         self._records.close(record)
 

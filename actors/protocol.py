@@ -1,8 +1,8 @@
 """h2's connection as the wire uses it: some of its internals overridden, each for a figure and with a test.
 
 h2's public interface is enough to be right, and not to be quick or to keep one stream's fault to itself. What is
-overridden here was checked with h2 4.4.1; ``tests/actors/test_protocol.py`` holds each override against plain
-h2. Should a later h2 not call one of them, what it would have saved is lost, and nothing else.
+overridden here was checked with h2 4.4.1; ``tests/actors/test_protocol.py`` holds each override against plain h2. A
+later h2 that names or orders these internals otherwise needs this module looked at first: those tests say so.
 """
 
 from __future__ import annotations

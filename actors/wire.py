@@ -316,7 +316,7 @@ class Wire:
 
     def _stream_reset(self, event: StreamReset) -> tuple[int, Fact]:
         record = self._records[event.stream_id]
-        self._reset_here(record)
+        self._outbox.abandon(record)
         if event.remote_reset:
             return event.stream_id, PeerReset(int(event.error_code))
         message = f"the peer broke HTTP/2 on stream {event.stream_id} ({code_name(int(event.error_code))})"
@@ -351,7 +351,7 @@ class Wire:
         try:
             self._h2.send_headers(stream_id, head, end_stream=end)
         except NoSuchStreamError:
-            self._reset_here(record)
+            self._outbox.abandon(record)
             return
         if end:
             record.ending = True
@@ -371,7 +371,7 @@ class Wire:
         record = self._records.get(stream_id)
         if record is None or record.over or (record.local_ended and record.remote_ended):
             return
-        self._reset_here(record)
+        self._outbox.abandon(record)
         if self.broken is not None:
             return
         try:
@@ -469,11 +469,6 @@ class Wire:
     def streams(self) -> int:
         """Streams with an actor or with bytes that are still to go out."""
         return len(self._records)
-
-    def _reset_here(self, record: Record) -> None:
-        self._outbox.drop(record)
-        record.over = True
-        self._records.close(record)
 
     def _flush(self) -> None:
         if data := self._h2.data_to_send():
