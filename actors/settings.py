@@ -34,6 +34,16 @@ def _count(default: int, low: int, high: int = LARGEST_WINDOW) -> int:
     return checked
 
 
+def _count_or_none() -> int | None:
+    checked: int | None = field(default=None, validator=attrs.validators.optional(_within(1, LARGEST_WINDOW, int)))
+    return checked
+
+
+def _flag(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not bool:
+        raise Misuse(f"{type(owner).__name__}.{attribute.name} must be True or False, not {value!r}")
+
+
 def _seconds(default: float, low: float = 0.001) -> float:
     checked: float = field(default=default, validator=_within(low, 86_400.0, float))
     return checked
@@ -55,19 +65,69 @@ class Limits:
     """What the connection's window grows to while its readers keep up; never below ``connection_window``."""
     send_buffer: int = _count(256 * KiB, 1)
     """Bytes of one stream that may wait for the peer's windows or the socket; ``send`` waits for room beyond it."""
+    connection_send_buffer: int = _count(16 * MiB, 64 * KiB)
+    """The same for all streams of a connection together."""
+    process_bytes: int = _count(256 * MiB, 1 * MiB)
+    """Bytes that all connections of the process may hold: half for what they let their peers send, half for queues."""
     max_frame_size: int = _count(16 * KiB, 16 * KiB, 2**24 - 1)
     """Bytes of payload that a peer may put into one frame (SETTINGS_MAX_FRAME_SIZE)."""
     max_header_list: int = _count(64 * KiB, 1 * KiB)
-    """Bytes of one decoded header list (SETTINGS_MAX_HEADER_LIST_SIZE)."""
+    """Bytes of one decoded header list (SETTINGS_MAX_HEADER_LIST_SIZE); a longer request gets 431."""
+    max_headers: int = _count(100, 8)
+    """Fields of one header list; a request with more gets 431."""
+    encoder_table: int = _count(4096, 0)
+    """Bytes that our HPACK encoder keeps at most, whatever the peer's SETTINGS_HEADER_TABLE_SIZE allows."""
+    padding: int = _count(0, 0, 255)
+    """Bytes of padding in each DATA frame that we send, to hide lengths (RFC 9113, 10.7)."""
     max_request_body: int = _count(16 * MiB, 0)
-    """Bytes that a server's ``read()`` to the end takes."""
+    """Bytes that a server's ``read()`` to the end takes; a longer body gets 413."""
     max_response_body: int = _count(64 * MiB, 0)
     """Bytes that a client's ``read()`` to the end, and a request without ``max_body``, takes."""
+
+    max_connections: int = _count(1024, 1)
+    """Connections that a server serves at a time; the next wait in the backlog."""
+    max_connections_per_peer: int | None = _count_or_none()
+    """The same for one peer's address; the next are closed at once. None: no limit."""
+
+    # What ends a connection with GOAWAY(ENHANCE_YOUR_CALM); healthy peers stay far below each of these.
+    max_quick_resets: int = _count(500, 1)
+    """Streams per 10 s that a client resets within 1 s and before our response, if they are most of its streams."""
+    max_forced_resets: int = _count(100, 1)
+    """Streams per 10 s that a client's faults make us reset."""
+    max_control_frames: int = _count(10_000, 1)
+    """Frames per 10 s that are neither HEADERS, DATA nor WINDOW_UPDATE."""
+    max_unsent_control_frames: int = _count(1_000, 1)
+    """Answers to control frames that wait while the peer reads nothing."""
+    max_window_updates: int = _count(1_000, 1)
+    """WINDOW_UPDATE frames per 10 s, beyond two for each 8 KiB that we sent."""
+    max_settings: int = _count(32, 8)
+    """Entries of one SETTINGS frame."""
+    max_continuations: int = _count(8, 0)
+    """CONTINUATION frames of one header block."""
+    max_header_block: int = _count(32 * KiB, 1 * KiB)
+    """Encoded bytes of one header block."""
+    max_empty_frames: int = _count(10, 0)
+    """DATA, HEADERS and CONTINUATION frames in a row with nothing in them, not even an end."""
+
     connect_timeout: float = _seconds(10.0)
     """Seconds for making a connection, names looked up included."""
+    handshake_timeout: float = _seconds(10.0)
+    """Seconds for a TLS handshake."""
     settings_timeout: float = _seconds(10.0)
-    """Seconds for the peer's preface and first SETTINGS (RFC 9113, 3.4)."""
+    """Seconds for the peer's preface and first SETTINGS, and for acknowledging each of ours (RFC 9113, 3.4 and 6.5.3)."""
+    header_block_timeout: float = _seconds(10.0)
+    """Seconds between the beginning of a header block and its end."""
+    frame_timeout: float = _seconds(30.0)
+    """Seconds between the first and the last byte of any other frame but DATA."""
+    body_timeout: float = _seconds(60.0)
+    """Seconds without a byte after which a server's ``read()`` to the end gives up, with 408."""
+    write_timeout: float = _seconds(30.0)
+    """Seconds that a socket may take nothing of what waits; a closed window is the peer's right and has no limit."""
+    idle_timeout: float = _seconds(650.0)
+    """Seconds that a server keeps a connection without streams; above the 600 s of common load balancers."""
     drain_timeout: float = _seconds(5.0, 0.0)
     """Seconds that a closing server gives its open streams."""
     shutdown_timeout: float = _seconds(1.0)
     """Seconds that a handler which was cancelled has for cleaning up; then it is named in the log and left behind."""
+    dry_run: bool = field(default=False, validator=_flag)
+    """Log, once for each, what would end a connection, and go on; what only waits or refuses a stream stays."""

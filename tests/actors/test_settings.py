@@ -12,6 +12,8 @@ from actors.settings import Limits
 FIELDS = {field.name: type(field.default) for field in attrs.fields(Limits)}
 COUNTS = [name for name, kind in FIELDS.items() if kind is int]
 SECONDS = [name for name, kind in FIELDS.items() if kind is float]
+SWITCHES = [name for name, kind in FIELDS.items() if kind is bool]
+MAYBE_COUNTS = [name for name, kind in FIELDS.items() if kind is type(None)]
 
 NEVER: list[Any] = [
     *(True, False, None, "10", b"10", [10], object(), 1j),
@@ -20,14 +22,33 @@ NEVER: list[Any] = [
 """No field takes any of these."""
 
 
-def test_every_setting_is_a_count_or_seconds() -> None:
-    assert sorted(COUNTS + SECONDS) == sorted(FIELDS)
+def test_every_setting_is_a_count_or_seconds_or_a_switch() -> None:
+    assert sorted(COUNTS + SECONDS + SWITCHES + MAYBE_COUNTS) == sorted(FIELDS)
     assert COUNTS
     assert SECONDS
 
 
-@pytest.mark.parametrize("value", NEVER, ids=repr)
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_is_on_or_off(name: str) -> None:
+    assert getattr(Limits(**{name: True}), name) is True
+    assert getattr(Limits(**{name: False}), name) is False
+
+
+@pytest.mark.parametrize("name", MAYBE_COUNTS)
+def test_a_limit_that_may_be_absent_takes_none_and_a_count(name: str) -> None:
+    assert getattr(Limits(**{name: None}), name) is None
+    assert getattr(Limits(**{name: 3}), name) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param(name, value, id=f"{name}-{value!r}")
+        for name in FIELDS
+        for value in NEVER
+        if not (name in SWITCHES and isinstance(value, bool)) and not (name in MAYBE_COUNTS and value is None)
+    ],
+)
 def test_an_impossible_value_is_misuse_that_names_the_setting_and_the_value(name: str, value: Any) -> None:
     with pytest.raises(Misuse) as refused:
         Limits(**{name: value})
