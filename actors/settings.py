@@ -114,7 +114,7 @@ class Limits:
     handshake_timeout: float = _seconds(10.0)
     """Seconds for a TLS handshake."""
     settings_timeout: float = _seconds(10.0)
-    """Seconds for the peer's preface and first SETTINGS, and for acknowledging each of ours (RFC 9113, 3.4 and 6.5.3)."""
+    """Seconds for the peer's preface and first SETTINGS, and for acknowledging ours (RFC 9113, 3.4, 6.5.3)."""
     header_block_timeout: float = _seconds(10.0)
     """Seconds between the beginning of a header block and its end."""
     frame_timeout: float = _seconds(30.0)
