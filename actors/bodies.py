@@ -10,11 +10,12 @@ import asyncio
 import functools
 import inspect
 import logging
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from actors.actor import Stop
 from actors.commands import ConnectionMessage
@@ -22,10 +23,20 @@ from actors.errors import (
     Closed,
     DeadlineExceeded,
     ErrorCode,
+    LimitReached,
     LinkError,
     Misuse,
 )
-from actors.exchange import ClientStream, Handler, OutgoingBody, Response, ServerStream, response_head_of
+from actors.exchange import (
+    ClientStream,
+    Handler,
+    OutgoingBody,
+    Response,
+    ServerStream,
+    check_weight,
+    response_head_of,
+    until_continue,
+)
 from actors.headers import (
     HeaderInput,
     Pair,
@@ -35,8 +46,8 @@ from actors.headers import (
 )
 from actors.mailbox import Ref, closed_error
 from actors.messages import Exited, Halt, OpenStream, Peer
-from actors.settings import Limits
 from actors.stream import Body, StreamActor
+from actors.terms import Terms
 from actors.trace import Tracer
 
 logger: Final = logging.getLogger("muxlink.stream")
@@ -71,9 +82,9 @@ def serve(handler: Handler) -> Body:
         try:
             await handler(stream)
         except LinkError as stopped:
-            if stopped is not actor.too_long or stream._status or actor.error is not None:
+            if stopped is not actor.given_up or stream._status or actor.error is not None:
                 raise
-            await stream.respond(413)
+            await stream.respond(413 if isinstance(stopped, LimitReached) else 408)
         except SystemExit as error:
             raise RuntimeError("the handler called sys.exit(), which would end the whole server") from error
         if actor.error is not None or actor.local_ended:
@@ -98,8 +109,10 @@ class Route:
 
     connection: Ref[ConnectionMessage]
     peer: Peer
-    limits: Limits
+    terms: Terms
     tracer: Tracer
+    pushes: bool = False
+    """Whether streams may have others promised along with them."""
 
 
 @frozen
@@ -115,14 +128,19 @@ class Outgoing:
     max_body: int
     declared: int | None
     """What the head's content-length says."""
+    protocol: bool = False
+    """Whether it is an extended CONNECT."""
+    expects: bool = False
+    """Whether its body waits for 100 (RFC 9110, 10.1.1)."""
+    promised: Body | None = field(default=None, repr=False)
+    """What the actor of a stream runs that the server promises along with this one; None refuses them all."""
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.body, str) or (
             self.body is not None and not isinstance(self.body, (bytes, bytearray, memoryview, Iterable, AsyncIterable))
         ):
             raise Misuse(f"a body is bytes, or an iterable of bytes, sync or async; not {type(self.body).__name__}")
-        if type(self.weight) is not int or not 1 <= self.weight <= 256:
-            raise Misuse(f"a weight is from 1 to 256, not {self.weight!r}")
+        check_weight(self.weight)
         if self.timeout is not None and (type(self.timeout) not in (int, float) or not self.timeout > 0):
             raise Misuse(f"a timeout is a number of seconds above 0, not {self.timeout!r}")
         if self.body is None and self.trailers:
@@ -144,24 +162,28 @@ def prepare(
     weight: int,
     timeout: float | None,
     max_body: int,
+    protocol: str | None = None,
 ) -> Outgoing:
     """Check a request before anything is sent; a body of bytes gets its content-length.
 
     Raises InvalidHeaders and Misuse.
     """
-    head = request_head(method, scheme, authority, path, headers)
+    head = request_head(method, scheme, authority, path, headers, protocol=protocol)
     declared = declared_length(head)
     if isinstance(body, (bytes, bytearray, memoryview)):
         size = body.nbytes if isinstance(body, memoryview) else len(body)
         if declared is None:
             # RFC 9110, 8.6: a method that gives a body a meaning says so even when it is empty.
-            if size or method in ("POST", "PUT", "PATCH"):
+            if (size and method != "CONNECT") or method in ("POST", "PUT", "PATCH"):
                 head.append((b"content-length", b"%d" % size))
         elif declared != size:
             raise Misuse(f"content-length says {declared} and the body has {size} bytes: leave the header out")
     elif body is None and declared and method in BODYLESS_METHODS:
         raise Misuse(f"content-length says {declared}, and {method} without a body has none: leave the header out")
-    return Outgoing(name, head, body, check_fields(trailers), weight, timeout, max_body, declared)
+    expects = bool(headers) and body != b"" and any(n == b"expect" and v.lower() == b"100-continue" for n, v in head)
+    return Outgoing(
+        name, head, body, check_fields(trailers), weight, timeout, max_body, declared, protocol is not None, expects
+    )
 
 
 async def request(route: Route, outgoing: Outgoing) -> Response:
@@ -214,21 +236,31 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
             actor.reset(ErrorCode.CANCEL, ours or Closed.because(f"{actor.name} was not sent in full", error))
             raise Stop(ours) from error
 
-    actor = _start(route, outgoing, lend)
+    async def promised(child: StreamActor) -> None:
+        pushed.append(child)
+        if actor.promises is not None:
+            actor.promises.append(child)
+            actor.wake()
+        await asyncio.get_running_loop().create_future()
+
+    pushed: list[StreamActor] = []
+    actor = _start(route, evolve(outgoing, promised=promised) if route.pushes else outgoing, lend)
     try:
         await actor.until(lambda: actor.sent)
         if not actor.sent:
             raise actor.failure()
-        yield ClientStream(actor, outgoing.max_body)
+        yield ClientStream(actor, outgoing.max_body, expects=outgoing.expects and outgoing.body is None)
     finally:
-        actor.reset(ErrorCode.CANCEL)
-        actor.signal(Halt(None))
+        actor.promises = None
+        for each in (*pushed, actor):
+            each.reset(ErrorCode.CANCEL)
+            each.signal(Halt(None))
 
 
 def _start(route: Route, outgoing: Outgoing, body: Body, *watchers: Ref[Exited]) -> StreamActor:
-    actor = StreamActor(
-        outgoing.name, route.connection, body, peer=route.peer, limits=route.limits, tracer=route.tracer
-    )
+    actor = StreamActor(outgoing.name, route.connection, body, peer=route.peer, terms=route.terms, tracer=route.tracer)
+    if outgoing.promised is not None:
+        actor.promises = deque()
     actor.start(route.connection, *watchers)
     return actor
 
@@ -254,7 +286,7 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> None:
     failures: list[Exception] = []
     upload: asyncio.Task[None] | None = None
     body = outgoing.body
-    if isinstance(body, bytes) and len(body) <= actor.room:
+    if isinstance(body, bytes) and (not body or _fits(actor, outgoing, body)):
         _open(actor, outgoing, body)
     else:
         upload = asyncio.get_running_loop().create_task(_upload(actor, outgoing, failures), name=f"{actor.name}/upload")
@@ -278,6 +310,11 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> None:
         raise failures[0] from None
 
 
+def _fits(actor: StreamActor, outgoing: Outgoing, body: bytes) -> bool:
+    """Whether the body can go out along with the head."""
+    return len(body) <= actor.room and not outgoing.expects and not actor.terms.memory.full
+
+
 def _response(actor: StreamActor) -> Response:
     head = response_head_of(actor)
     return Response(head.status, head.headers, actor.take_buffered(), actor.trailers, head.informational)
@@ -285,10 +322,17 @@ def _response(actor: StreamActor) -> Response:
 
 def _open(actor: StreamActor, outgoing: Outgoing, whole: bytes | None) -> None:
     """Ask for the stream, with the ``whole`` body where it is short; None where more follows."""
+    actor.terms.check(outgoing.head)
+    if outgoing.trailers:
+        actor.terms.check(outgoing.trailers)
+    if outgoing.protocol:
+        actor.terms.check_protocol()
     actor.local_ended = end = whole is not None
     actor.declared = outgoing.declared
     trailers = outgoing.trailers if end else []
-    opening = OpenStream(actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight, actor.is_wanted)
+    opening = OpenStream(
+        actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight, actor.is_wanted, outgoing.promised
+    )
     if not actor.command(opening):
         # The connection says why to the stream, unless it has forgotten.
         raise actor.error or Closed(f"{actor.name} was not sent: its connection has ended")
@@ -304,6 +348,8 @@ async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
     await actor.until(lambda: actor.sent)
     if actor.error is not None:
         raise actor.failure()
+    if outgoing.expects and not await until_continue(actor):
+        return
     if isinstance(body, (bytes, bytearray, memoryview)):
         await actor.send(body)
     elif isinstance(body, AsyncIterable):

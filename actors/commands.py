@@ -40,10 +40,13 @@ class SendHead(WireCommand):
 
 @frozen
 class SendData(WireCommand):
+    """A piece of a body; its sender has counted it as queued, so that nothing is uncounted on its way."""
+
     stream_id: int
     data: bytes | memoryview = field(repr=False)
 
     def apply(self, wire: Wire) -> None:
+        wire.terms.memory.give(len(self.data))
         wire.send_data(self.stream_id, self.data)
 
     def summary(self) -> str:
@@ -109,6 +112,37 @@ class ReturnCredit(WireCommand):
 
     def summary(self) -> str:
         return f"stream {self.stream_id}: {self.size} bytes"
+
+
+@frozen
+class Weigh(WireCommand):
+    """Share our bandwidth by another weight; a client tells the server with PRIORITY."""
+
+    stream_id: int
+    weight: int
+    depends_on: int = 0
+    exclusive: bool = False
+
+    def apply(self, wire: Wire) -> None:
+        wire.weigh(self.stream_id, self.weight, depends_on=self.depends_on, exclusive=self.exclusive)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {self.weight}"
+
+
+@frozen
+class OfferAlternative(WireCommand):
+    """ALTSVC: where else the stream's resource, or all of an ``origin``, is served."""
+
+    stream_id: int
+    origin: bytes
+    value: bytes
+
+    def apply(self, wire: Wire) -> None:
+        wire.offer_alternative(self.stream_id, self.origin, self.value)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {self.value.decode('latin-1')}"
 
 
 ConnectionMessage = ConnectionFact | WireCommand

@@ -1,53 +1,71 @@
 """A connection: the one task that touches its wire.
 
-It turns bytes into facts for streams and commands of streams into bytes, writes once per batch, opens a client's
-streams as the peer's limit allows, starts an actor for each of a server's, and when it ends leaves nobody waiting.
+It turns bytes into facts for streams and commands of streams into bytes, writes once per batch, keeps the times that a
+peer has, and when it ends leaves nobody waiting. What a client's does besides is in ``client.py``, what a server's does
+in ``serving.py``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from abc import abstractmethod
+from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from time import perf_counter
 from typing import ClassVar, Final, assert_never
 
 from actors.actor import Stop
 from actors.commands import ConnectionMessage, WireCommand
-from actors.errors import Closed, ErrorCode, GoAway, LinkError, Outcome, ProtocolViolation, TransportLost, code_name
-from actors.mailbox import Ref, Understood
+from actors.deadlines import Deadlines, Wait
+from actors.errors import (
+    Closed,
+    ErrorCode,
+    GoAway,
+    LinkError,
+    Misuse,
+    Outcome,
+    ProtocolViolation,
+    TransportLost,
+    code_name,
+)
+from actors.mailbox import Ref, Reply, Understood
 from actors.messages import (
+    AlternativeOffered,
+    AlternativeService,
     BytesArrived,
+    ChangeLimits,
     ConnectionDraining,
     ConnectionLost,
     ConnectionNews,
     ConnectionReady,
     Drain,
-    DrainBegan,
-    DrainOverdue,
     Exited,
-    HeadersArrived,
-    Opened,
     OpenStream,
     Peer,
     PeerGoAway,
     PeerSettings,
     PingAcked,
+    PromiseArrived,
+    PushStream,
     ReadOn,
     RoomMade,
-    SettingsOverdue,
+    SendPing,
+    SettingsAcked,
     Socket,
     StreamFailed,
     StreamMessage,
+    TimePassed,
     WriteOn,
     WritePaused,
     WriteResumed,
 )
+from actors.outbox import BYTES_PER_PUMP
 from actors.settings import Limits
-from actors.slots import Slots
-from actors.stream import Body, StreamActor
 from actors.trace import Tracer
 from actors.turns import SECONDS_PER_TURN, TurnActor
-from actors.wire import ASSUMED_MAX_STREAMS, Fact, StreamFact, Wire
+from actors.wire import Fact, StreamFact, Wire
 
 logger: Final = logging.getLogger("muxlink.connection")
 
@@ -57,11 +75,12 @@ MAX_DEBUG_DATA: Final = 512
 
 
 class ConnectionActor(TurnActor[ConnectionMessage]):
-    """One HTTP/2 connection over one socket; a server's runs ``handler`` for each stream, a client's has none."""
+    """One HTTP/2 connection over one socket."""
 
     __slots__ = (
-        "_closing", "_going", "_handler", "_ids", "_lost", "_owner", "_reading_on", "_ready", "_said_goodbye", "_slots",
-        "_socket", "_streams", "_waiting", "_writing_on", "limits", "peer", "wire",
+        "_changes", "_closing", "_deadlines", "_going", "_heard", "_held_back", "_ids", "_loop", "_lost", "_noted",
+        "_noted_taken", "_owner", "_ping", "_pinged", "_pings", "_reading_on", "_ready", "_rings",
+        "_said_goodbye", "_socket", "_streams", "_timer", "_writing_on", "_written", "peer", "wire",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = ConnectionMessage
@@ -70,24 +89,20 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self,
         name: str,
         socket: Socket,
+        wire: Wire,
         *,
         peer: Peer,
-        limits: Limits,
         owner: Ref[ConnectionNews],
-        handler: Body | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        super().__init__(name, tracer, shutdown_timeout=limits.shutdown_timeout)
+        super().__init__(name, tracer, shutdown_timeout=wire.limits.shutdown_timeout)
         self.peer = peer
-        self.limits = limits
-        self.wire = Wire(client=handler is None, limits=limits)
+        self.wire = wire
+        wire.guard.report = partial(logger.warning, "dry run: %s: %s", f"{name} ({peer.address})")
         self._socket = socket
         self._owner = owner
-        self._handler = handler
         self._streams: dict[int, Ref[StreamMessage]] = {}
         self._ids: dict[str, int] = {}
-        self._slots: Slots[str] = Slots(ASSUMED_MAX_STREAMS)
-        self._waiting: dict[str, OpenStream] = {}
         self._ready = False
         self._going: LinkError | None = None
         """Why no new stream is opened, once that is so."""
@@ -97,10 +112,30 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._lost = False
         self._reading_on = False
         self._writing_on = False
+        self._deadlines = Deadlines()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings = 0.0
+        self._heard = 0.0
+        self._noted = 0
+        self._noted_taken = 0
+        self._written = 0
+        self._held_back = 0
+        self._ping = 0
+        self._pinged = 0.0
+        self._pings: list[Reply[float]] = []
+        self._changes: deque[Reply[None] | None] = deque()
+
+    @property
+    def limits(self) -> Limits:
+        return self.wire.limits
 
     def begin(self) -> None:
-        self.after(self.limits.settings_timeout, SettingsOverdue())
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self.keep(Wait.SETTINGS, self.limits.settings_timeout)
         self.wire.start()
+        self._changes.append(None)
+        self.keep(Wait.ACK, self.limits.settings_timeout)
         self.settle()
 
     def receive(self, message: ConnectionMessage) -> None:
@@ -120,23 +155,24 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                 self._read()
             case WriteOn():
                 self._writing_on = False
-            case WritePaused():
-                self.wire.writable = False
-            case WriteResumed():
-                self.wire.writable = True
+            case WritePaused() | WriteResumed():
+                self._backpressure(isinstance(message, WritePaused))
             case ConnectionLost(cause):
                 self._lost = True
                 if self._reading_on:
                     self.tell(message)  # first what came before it
                 else:
                     raise Stop(self._loss(cause))
-            case SettingsOverdue():
-                if not self._ready:
-                    raise Stop(self._overdue_settings())
+            case TimePassed():
+                self._time_passed()
             case Drain():
                 self._drain(message)
-            case DrainOverdue():
-                raise Stop(self._closing)
+            case SendPing(reply):
+                self._send_ping(reply)
+            case ChangeLimits(limits, done):
+                self._change(limits, done)
+            case PushStream():
+                self._push(message)
             case _:
                 assert_never(message)
 
@@ -149,34 +185,69 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             if stream := self._streams.get(stream_id):
                 stream.tell(RoomMade(size))
         if data := wire.output():
+            self._written += len(data)
             self._socket.write(data)
         if not self._writing_on and wire.has_output:
             self._writing_on = True
             self.tell(WriteOn())
-        if self._closing is not None and not wire.streams and not self.children:
+        if self._closing is not None and not wire.streams and not self.children and self._said_goodbye:
             raise Stop(self._closing)
+
+    # --- what the two sides do differently ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def _admit(self, message: OpenStream) -> None:
+        """Open a stream for a request, or let it wait."""
+
+    @abstractmethod
+    def _push(self, message: PushStream) -> None:
+        """Promise a stream."""
+
+    @abstractmethod
+    def _began(self, stream_id: int, fact: StreamFact | PromiseArrived) -> None:
+        """Something came on a stream that has no actor."""
+
+    @abstractmethod
+    def _peer_allows(self, max_streams: int) -> None:
+        """The peer's limit of streams may have changed."""
+
+    @abstractmethod
+    def _peer_went(self, error: GoAway, last_stream_id: int) -> None:
+        """The peer takes no new streams, and has not acted on ours above its last."""
+
+    def _drain(self, drain: Drain) -> None:
+        """Take no new streams, and end when those that are open have finished."""
+        self._closing = self._closing or drain.error
+        if self._going is None:
+            self._going = drain.error
+            self._say_goodbye(ErrorCode.NO_ERROR, drain.debug)
+        self.keep(Wait.DRAIN, drain.seconds)
 
     # --- input --------------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
         """Tell what the bytes say; a long burst goes on in a later turn, and the socket waits meanwhile."""
+        wire = self.wire
+        wire.guard.now = self._heard = self._loop.time()
         late = perf_counter() + SECONDS_PER_TURN
         try:
-            while self.wire.has_input:
+            while wire.has_input:
                 if perf_counter() > late:
                     self._reading_on = True
                     self.tell(ReadOn())
                     self._pause_reading(True)
                     return
-                for stream_id, fact in self.wire.read(FRAMES_PER_LOOK):
+                for stream_id, fact in wire.read(FRAMES_PER_LOOK):
                     self._dispatch(stream_id, fact)
         except ProtocolViolation as violation:
-            named = ProtocolViolation.because(
-                f"{self.peer.address}: {violation}", violation.__cause__, code=violation.code
-            )
-            raise Stop(named) from violation.__cause__
+            raise Stop(self._named(violation)) from violation.__cause__
+        if wire.progress is not None or Wait.BLOCK in self._deadlines:
+            self._watch_pieces()
         if not self._suspended:
             self._pause_reading(False)
+
+    def _named(self, violation: ProtocolViolation) -> ProtocolViolation:
+        return ProtocolViolation.because(f"{self.peer.address}: {violation}", violation.__cause__, code=violation.code)
 
     def _pause_reading(self, pause: bool) -> None:
         if not self._socket.is_closing():  # both calls may be repeated
@@ -188,43 +259,27 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def _dispatch(self, stream_id: int, fact: Fact) -> None:
         match fact:
             case PeerSettings(max_streams):
-                self._peer_settings(max_streams)
+                if not self._ready:
+                    self._ready = True
+                    self._deadlines.stop(Wait.SETTINGS)
+                    self._owner.tell(ConnectionReady(self.name))
+                self._peer_allows(max_streams)
+            case SettingsAcked():
+                self._settings_acked()
             case PeerGoAway():
                 self._peer_goes(fact)
-            case PingAcked():
-                pass
+            case PingAcked(data):
+                self._ping_acked(data)
+            case AlternativeService(origin, value):
+                self._owner.tell(AlternativeOffered(self.name, origin, value))
+            case PromiseArrived():
+                self._began(stream_id, fact)
             case _:
                 # Frames for a stream that we already dropped are legal (RFC 9113, 5.1).
                 if stream := self._streams.get(stream_id):
                     stream.tell(fact)
-                elif self._handler is not None:
-                    if isinstance(fact, HeadersArrived):
-                        self._serve(stream_id, fact, self._handler)
-                    else:
-                        self.wire.release(stream_id)  # malformed from its first header on: nobody serves it
-
-    def _peer_settings(self, max_streams: int) -> None:
-        if not self._ready:
-            self._ready = True
-            self._owner.tell(ConnectionReady(self.name))
-        for name in self._slots.change_limit(max_streams):
-            self._open(name)
-
-    def _serve(self, stream_id: int, head: StreamFact, handler: Body) -> None:
-        """Start an actor for a client's new stream, or refuse it, which says that nothing was done (RFC 9113, 8.7)."""
-        limit = self.limits.max_streams
-        if self._going is not None or len(self._streams) >= 2 * limit:
-            self.wire.reset(stream_id, ErrorCode.REFUSED_STREAM)
-            self.wire.release(stream_id)
-            return
-        stream = StreamActor(
-            f"{self.name}/stream-{stream_id}", self.ref, handler, peer=self.peer, limits=self.limits,
-            stream_id=stream_id, cancel_on_reset=True, tracer=self.tracer,
-        )  # fmt: skip
-        self._streams[stream_id] = stream.ref
-        self._ids[stream.name] = stream_id
-        stream.tell(head)
-        self.start_child(stream)
+                else:
+                    self._began(stream_id, fact)
 
     def _peer_goes(self, goaway: PeerGoAway) -> None:
         """No new streams; those above the peer's last are unprocessed, the others finish (RFC 9113, 6.8)."""
@@ -236,91 +291,169 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         )
         self._going = self._going or error
         self._closing = self._closing or error
-        self._send_home(error)
-        if self._handler is None:
-            for stream_id, stream in list(self._streams.items()):
-                if stream_id > goaway.last_stream_id:
-                    stream.tell(StreamFailed(error, Outcome.UNPROCESSED))
+        self._peer_went(error, goaway.last_stream_id)
+        if not self._said_goodbye:
+            self._say_goodbye(ErrorCode.NO_ERROR)
         self._owner.tell(ConnectionDraining(self.name))
 
-    # --- a client's streams -------------------------------------------------------------------------------------------
+    # --- settings and pings -------------------------------------------------------------------------------------------
 
-    def _admit(self, message: OpenStream) -> None:
-        name = message.stream.name
-        self.children[name] = message.stream
-        if self._going is not None:
-            message.stream.tell(StreamFailed(self._going, Outcome.NOT_SENT))
+    def _change(self, limits: Limits, done: Reply[None]) -> None:
+        if self.wire.change(limits):
+            self._changes.append(done)
+            self.keep(Wait.ACK, limits.settings_timeout)
+        else:
+            done.tell(None)
+
+    def _settings_acked(self) -> None:
+        if not self._changes:
             return
-        self._waiting[name] = message
-        if self._slots.enter(name):
-            self._open(name)
+        if done := self._changes.popleft():
+            done.tell(None)
+        self._deadlines.stop(Wait.ACK)
+        if self._changes:
+            self.keep(Wait.ACK, self.limits.settings_timeout)
 
-    def _open(self, name: str) -> None:
-        message = self._waiting.pop(name)
-        if not message.is_wanted():
-            return  # its end is on the way, and frees its slot
-        whole = message.end and not message.body and not message.trailers
-        stream_id = self.wire.open(message.head, end=whole, weight=message.weight)
-        if stream_id is None:
-            spent = Closed(f"{self.name} has used up its stream ids (RFC 9113, 5.1.1)")
-            self._going = self._closing = self.wire.broken or spent
-            message.stream.tell(StreamFailed(self._going, Outcome.NOT_SENT))
-            self._send_home(self._going)
-            self._owner.tell(ConnectionDraining(self.name))
+    def _send_ping(self, reply: Reply[float] | None) -> None:
+        """All who ask while one is on its way share its answer."""
+        if not self._pinged:
+            self._ping += 1
+            self._pinged = self._loop.time()
+            self.wire.ping(self._ping.to_bytes(8))
+        if reply is not None:
+            self._pings.append(reply)
+
+    def _ping_acked(self, data: bytes) -> bool:
+        """Whether it is the answer to our last PING."""
+        if not self._pinged or data != self._ping.to_bytes(8):
+            return False
+        seconds, self._pinged = self._loop.time() - self._pinged, 0.0
+        pings, self._pings = self._pings, []
+        for reply in pings:
+            reply.tell(seconds)
+        return True
+
+    # --- times --------------------------------------------------------------------------------------------------------
+
+    def keep(self, wait: Wait, seconds: float) -> None:
+        """Have :meth:`_overdue` called for ``wait`` in ``seconds``, unless it is stopped before."""
+        now = self._loop.time()
+        self._deadlines.start(wait, now + seconds)
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        """One timer for the earliest time; those that were stopped let it ring for nothing."""
+        at = self._deadlines.next
+        if at is None or (self._timer is not None and self._rings <= at):
             return
-        self._streams[stream_id] = message.stream
-        self._ids[name] = stream_id
-        message.stream.tell(Opened(stream_id))
-        if message.end and not whole:
-            self.wire.send_data(stream_id, message.body, end=True, trailers=message.trailers or None)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings = at
+        self._timer = self.after(max(at - now, 0.0), TimePassed())
 
-    def _send_home(self, error: LinkError) -> None:
-        """Fail those that wait for a slot."""
-        for name in self._slots.close():
-            self._waiting.pop(name).stream.tell(StreamFailed(error, Outcome.NOT_SENT))
+    def _time_passed(self) -> None:
+        now = self._loop.time()
+        self._timer = None
+        self.wire.guard.now = now
+        try:
+            for wait in self._deadlines.due(now):
+                self._overdue(wait, now)
+        except ProtocolViolation as violation:
+            raise Stop(self._named(violation)) from None
+        self._arm(now)
+
+    def _overdue(self, wait: Wait, now: float) -> None:
+        limits, trip = self.limits, self.wire.guard.trip
+        match wait:
+            case Wait.SETTINGS:
+                message = f"said nothing in HTTP/2 within {limits.settings_timeout:g} s (Limits.settings_timeout)"
+                raise ProtocolViolation(message, code=ErrorCode.SETTINGS_TIMEOUT)
+            case Wait.ACK:
+                message = f"SETTINGS not acknowledged within {limits.settings_timeout:g} s (Limits.settings_timeout)"
+                trip("settings_timeout", message, ErrorCode.SETTINGS_TIMEOUT)
+            case Wait.BLOCK:
+                trip("header_block_timeout", f"a header block took more than {limits.header_block_timeout:g} s")
+            case Wait.FRAME:
+                if self.wire.progress == self._noted:
+                    trip("frame_timeout", f"a frame took more than {limits.frame_timeout:g} s (Limits.frame_timeout)")
+                self._watch_pieces()
+            case Wait.WRITE:
+                self._write_overdue(limits.write_timeout)
+            case Wait.DRAIN:
+                raise Stop(self._closing)
+            case Wait.IDLE | Wait.GOODBYE:
+                raise Misuse(f"{wait.name} is for servers' connections")
+            case _:
+                assert_never(wait)
+
+    def _watch_pieces(self) -> None:
+        """What has begun and is not all there has its time, and a header block another."""
+        progress = self.wire.progress
+        if progress is not None and Wait.FRAME not in self._deadlines:
+            self._noted = progress
+            self.keep(Wait.FRAME, self.limits.frame_timeout)
+        if not self.wire.in_header_block:
+            self._deadlines.stop(Wait.BLOCK)
+        elif Wait.BLOCK not in self._deadlines:
+            self.keep(Wait.BLOCK, self.limits.header_block_timeout)
+
+    def _backpressure(self, paused: bool) -> None:
+        """While the socket takes nothing, what waits in it counts as ours; if it never does again, it is dead."""
+        self.wire.writable = not paused
+        memory = self.wire.terms.memory
+        memory.give(self._held_back)
+        self._held_back = BYTES_PER_PUMP if paused else 0
+        memory.take(self._held_back)
+        self._deadlines.stop(Wait.WRITE)
+        if paused:
+            self._noted_taken = self._taken()
+            self.keep(Wait.WRITE, self.limits.write_timeout)
+
+    def _taken(self) -> int:
+        """Bytes that the socket has taken since the beginning."""
+        return self._written - self._socket.get_write_buffer_size()
+
+    def _write_overdue(self, seconds: float) -> None:
+        if self._taken() == self._noted_taken:
+            dead = TransportLost(f"the socket of {self.peer.address} took nothing for {seconds:g} s")
+            if not self.limits.dry_run:
+                raise Stop(dead)
+            self.wire.guard.report(str(dead))
+        self._noted_taken = self._taken()
+        self.keep(Wait.WRITE, seconds)
 
     # --- the end of a stream ------------------------------------------------------------------------------------------
 
     def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> None:
-        """A stream's actor has ended: a crash is one RST_STREAM, stranded credit is paid back, its slot is free."""
+        """A stream's actor has ended: a crash is one RST_STREAM, stranded credit is paid back."""
         stream_id = self._ids.pop(name, None)
-        self._waiting.pop(name, None)
-        if stream_id is not None:
-            del self._streams[stream_id]
-            if crashed:
-                code = ErrorCode.INTERNAL_ERROR
-            elif self._handler is None or reason is not None:
-                code = ErrorCode.CANCEL
-            else:
-                code = ErrorCode.NO_ERROR
-            self.wire.release(stream_id, code)
-        for admitted in self._slots.leave(name):
-            self._open(admitted)
+        if stream_id is None:
+            return
+        del self._streams[stream_id]
+        if crashed:
+            code = ErrorCode.INTERNAL_ERROR
+        elif self.wire.client or reason is not None:
+            code = ErrorCode.CANCEL
+        else:
+            code = ErrorCode.NO_ERROR
+        self.wire.release(stream_id, code)
 
     # --- the end of the connection ------------------------------------------------------------------------------------
 
-    def _drain(self, drain: Drain) -> None:
-        if self._closing is None:
-            self._closing = drain.error
-        if self._going is None:
-            self._going = drain.error
-            self._say_goodbye(ErrorCode.NO_ERROR)
-            self._send_home(drain.error)
-        for stream in self._streams.values():
-            stream.tell(DrainBegan())
-        self.after(drain.seconds, DrainOverdue())
-
     def _say_goodbye(self, code: int, debug: bytes = b"") -> None:
         self._said_goodbye = True
-        last_seen = self.wire.last_stream_id if self._handler is not None else 0
-        self.wire.go_away(last_seen, code, debug[:MAX_DEBUG_DATA])
+        self.wire.go_away(self.wire.last_stream_id, code, debug[:MAX_DEBUG_DATA])
 
     def ending(self, reason: BaseException | None) -> None:
         """Leave nobody waiting: fail every stream, say GOAWAY, and close the socket behind what is still to go out."""
         error = reason if isinstance(reason, LinkError) else Closed.because(f"{self.name} has ended", reason)
         self._going = self._closing = error
-        for stream in (*self._streams.values(), *(message.stream for message in self._waiting.values())):
+        for stream in self._streams.values():
             stream.tell(StreamFailed(error))
+        for reply in (*self._pings, *self._changes):
+            if reply is not None:
+                reply.fail(error)
+        self.wire.terms.memory.close()
         if self._lost:
             return
         if isinstance(reason, ProtocolViolation):
@@ -347,9 +480,12 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def unheard(self, message: ConnectionMessage) -> None:
         """A request that came too late is told so."""
-        if isinstance(message, OpenStream):
-            error = self._going or self.mailbox.closed or Closed(f"{self.name} has ended")
-            message.stream.tell(StreamFailed(error, Outcome.NOT_SENT))
+        error = self._going or self.mailbox.closed or Closed(f"{self.name} has ended")
+        match message:
+            case OpenStream(stream):
+                stream.tell(StreamFailed(error, Outcome.NOT_SENT))
+            case SendPing(reply) | ChangeLimits(_, reply) | PushStream(_, _, reply):
+                reply.fail(error)
 
     def suspended(self, yes: bool) -> None:
         self._pause_reading(yes)
@@ -365,18 +501,11 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         early = "" if self._ready else " before it said SETTINGS: does it speak HTTP/2 on this port?"
         return TransportLost.because(f"the connection to {self.peer.address} {how}{early}", cause)
 
-    def _overdue_settings(self) -> ProtocolViolation:
-        return ProtocolViolation(
-            f"{self.peer.address} said nothing in HTTP/2 within {self.limits.settings_timeout:g} s",
-            code=ErrorCode.SETTINGS_TIMEOUT,
-        )
-
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {
             "peer": self.peer.address,
             "open_streams": self.wire.open_streams,
-            "max_streams": self._slots.limit,
-            "waiting_for_a_slot": self._slots.waiting,
+            "queued": self.wire.terms.memory.held,
             "writable": self.wire.writable,
             "ready": self._ready,
             "going": str(self._going) if self._going is not None else None,

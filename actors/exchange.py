@@ -6,13 +6,16 @@ in its task is in ``bodies.py``.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from attrs import field, frozen
 
-from actors.commands import Respond, SendHead
+from actors.commands import OfferAlternative, Respond, SendHead, Weigh
 from actors.errors import (
+    Closed,
     ErrorCode,
     InvalidHeaders,
     LinkError,
@@ -23,15 +26,19 @@ from actors.headers import (
     Headers,
     check_fields,
     declared_length,
+    request_head,
     response_head,
     split_head,
 )
-from actors.messages import Peer
+from actors.mailbox import Reply
+from actors.messages import Peer, PushStream
 from actors.stream import StreamActor
 
 T = TypeVar("T")
 
 ANY_SIZE: Final = 2**31
+SECONDS_FOR_CONTINUE: Final = 1.0
+"""How long a body waits for 100 before it is sent all the same."""
 BODYLESS_STATUSES: Final = frozenset((204, 304))
 OutgoingBody = bytes | bytearray | memoryview | Iterable[bytes] | AsyncIterable[bytes]
 Handler = Callable[["ServerStream"], Awaitable[None]]
@@ -89,11 +96,13 @@ class Exchange:
         """
         if type(n) is not int:
             raise Misuse(f"read() takes a number of bytes, not {n!r}")
+        self._before_read()
         if n < 0:
             return await self._actor.read_all(self._max_body())
         return await self._actor.read(n)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._before_read()
         while chunk := await self._actor.read(ANY_SIZE):
             yield chunk
 
@@ -127,8 +136,16 @@ class Exchange:
             raise Misuse(f"an error code is a number of 32 bits, not {code!r}")
         self._actor.reset(code)
 
+    def prioritize(self, weight: int) -> None:
+        """Give our body another share of the connection, from 1 to 256 (16)."""
+        check_weight(weight)
+        self._actor.command(Weigh(self.id, weight))
+
     def _max_body(self) -> int:
         raise NotImplementedError
+
+    def _before_read(self) -> None:
+        """Do what the first read asks for."""
 
     def _check_sendable(self) -> None:
         """Raise Misuse where the order of calls forbids a body."""
@@ -141,12 +158,13 @@ class ServerStream(Exchange):
     after :meth:`start_response` ends the stream.
     """
 
-    __slots__ = ("_headers", "_pseudo", "_status")
+    __slots__ = ("_headers", "_pseudo", "_read", "_status")
 
     def __init__(self, actor: StreamActor) -> None:
         super().__init__(actor)
         self._pseudo, self._headers = split_head(actor.head or [])
         self._status = 0
+        self._read = False
 
     @property
     def method(self) -> str:
@@ -160,6 +178,12 @@ class ServerStream(Exchange):
     @property
     def scheme(self) -> str:
         return self._pseudo.get(b":scheme", b"").decode("latin-1")
+
+    @property
+    def protocol(self) -> str | None:
+        """What an extended CONNECT asks for, such as ``websocket`` (RFC 8441); None for any other request."""
+        given = self._pseudo.get(b":protocol")
+        return given.decode("latin-1") if given is not None else None
 
     @property
     def authority(self) -> str:
@@ -177,7 +201,8 @@ class ServerStream(Exchange):
         if type(status) is not int or not 100 <= status <= 199:
             raise Misuse(f"inform() is for 1xx, not {status!r}: use respond() or start_response()")
         head = response_head(status, headers)
-        _refuse_length(status, declared_length(head))
+        self._refuse_length(status, declared_length(head))
+        self._actor.terms.check(head)
         await self._actor.pause()
         self._check_not_started()
         self._actor.command(SendHead(self.id, head))
@@ -190,7 +215,8 @@ class ServerStream(Exchange):
         self._check_final(status)
         head = response_head(status, headers)
         declared = declared_length(head)
-        _refuse_length(status, declared)
+        self._refuse_length(status, declared)
+        self._actor.terms.check(head)
         self._check_not_started()
         self._status = status
         bodyless = status in BODYLESS_STATUSES or self._pseudo.get(b":method") == b"HEAD"
@@ -221,17 +247,19 @@ class ServerStream(Exchange):
         if bodyless and size:
             raise Misuse(f"a response with status {status} has no body (RFC 9110, 6.4.1)")
         declared = declared_length(head)
-        _refuse_length(status, declared)
+        self._refuse_length(status, declared)
         if declared is None:
-            if not bodyless:
+            if not bodyless and not self._is_tunnel(status):
                 head.append((b"content-length", b"%d" % size))
         elif declared != size and not bodyless and not asked_for_head:
             raise Misuse(f"content-length says {declared} and the body has {size} bytes: leave the header out")
-        self._status = status
         actor = self._actor
+        actor.terms.check(head)
+        actor.terms.check(fields)
+        self._status = status
         if asked_for_head:
             body, size = b"", 0
-        if size <= actor.room:
+        if not size or (size <= actor.room and not actor.terms.memory.full):
             actor.local_ended = True
             actor.command(Respond(self.id, head, body if isinstance(body, bytes) else bytes(body), fields))
             return
@@ -239,6 +267,36 @@ class ServerStream(Exchange):
         actor.command(SendHead(self.id, head))
         await actor.send(body)
         actor.end(fields)
+
+    async def push(self, path: str | bytes, *, method: str = "GET", headers: HeaderInput = ()) -> int:
+        """Promise the response to another request, run the handler for it on a stream of its own, and return its id.
+
+        Must come before the end of this response (RFC 9113, 8.4). Raises Misuse where the peer takes no pushes, for a
+        method but GET and HEAD, and on a pushed stream; LimitReached beyond the peer's limit; InvalidHeaders.
+        """
+        actor = self._actor
+        if method not in ("GET", "HEAD"):
+            raise Misuse(f"only GET and HEAD can be pushed, not {method!r} (RFC 9113, 8.4)")
+        if self.id % 2 == 0:
+            raise Misuse("a pushed stream cannot push (RFC 9113, 8.4)")
+        actor.check_open()
+        if not actor.terms.push:
+            raise Misuse(f"{self.peer.address} takes no pushes (SETTINGS_ENABLE_PUSH): let it ask")
+        head = request_head(method, self.scheme, self.authority, path, headers)
+        actor.terms.check(head)
+        reply: Reply[int] = Reply()
+        if not actor.command(PushStream(self.id, head, reply)):
+            raise actor.failure()
+        return await reply.wait()
+
+    def offer_alternative(self, value: str, *, origin: str = "") -> None:
+        """Tell the client where else this resource, or all of an ``origin``, is served, with ALTSVC (RFC 7838, 4).
+
+        ``value`` is as in the ``alt-svc`` header, such as ``h2="alt.example:443"; ma=3600``. Raises InvalidHeaders.
+        """
+        (_, field), (_, where) = check_fields([("alt-svc", value), ("origin", origin)])
+        self._actor.check_open()
+        self._actor.command(OfferAlternative(self.id, where, field))
 
     async def draining(self) -> None:
         """Return when the server begins to drain: the time for a long stream to end well.
@@ -262,6 +320,27 @@ class ServerStream(Exchange):
     def _max_body(self) -> int:
         return self._actor.limits.max_request_body
 
+    def _before_read(self) -> None:
+        """Say 100 to a client that waits for it with its body (RFC 9110, 10.1.1)."""
+        if self._read:
+            return
+        self._read = True
+        actor = self._actor
+        if self._status or actor.remote_ended or actor.received or actor.error is not None:
+            return
+        if (self._headers.get("expect") or "").lower() == "100-continue":
+            actor.command(SendHead(self.id, [(b":status", b"100")]))
+
+    def _is_tunnel(self, status: int) -> bool:
+        return status < 300 and self._pseudo.get(b":method") == b"CONNECT"
+
+    def _refuse_length(self, status: int, declared: int | None) -> None:
+        if declared is None:
+            return
+        if status < 200 or status == 204 or self._is_tunnel(status):
+            what = "to CONNECT " if self._is_tunnel(status) else ""
+            raise InvalidHeaders(f"a response {what}with status {status} has no content-length (RFC 9110, 8.6)")
+
     def _check_final(self, status: int) -> None:
         if type(status) is not int or not 200 <= status <= 999:
             raise Misuse(f"a final response's status is from 200 to 999, not {status!r}: use inform() for 1xx")
@@ -277,19 +356,16 @@ class ServerStream(Exchange):
             raise Misuse("a response begins with start_response(): call it before send() and end()")
 
 
-def _refuse_length(status: int, declared: int | None) -> None:
-    if declared is not None and (status < 200 or status == 204):
-        raise InvalidHeaders(f"a response with status {status} has no content-length (RFC 9110, 8.6): leave it out")
-
-
 class ClientStream(Exchange):
     """A request that was opened; both directions at once."""
 
-    __slots__ = ("_limit",)
+    __slots__ = ("_expects", "_limit")
 
-    def __init__(self, actor: StreamActor, max_body: int) -> None:
+    def __init__(self, actor: StreamActor, max_body: int, *, expects: bool = False) -> None:
+        """``expects`` says that the first :meth:`send` waits for 100 (RFC 9110, 10.1.1)."""
         super().__init__(actor)
         self._limit = max_body
+        self._expects = expects
 
     @property
     def headers(self) -> Headers:
@@ -304,6 +380,41 @@ class ClientStream(Exchange):
             raise actor.failure()
         return response_head_of(actor)
 
+    async def pushes(self) -> AsyncIterator[PushedStream]:
+        """The streams that the server promises along with this one, as they come, until its response has ended.
+
+        What is promised and not asked for here is cancelled when this stream is left. Raises Misuse where the link
+        takes no pushes, and the stream's error.
+        """
+        actor = self._actor
+        promises = actor.promises
+        if promises is None:
+            raise Misuse("this link takes no pushes: make it with push=True")
+        while True:
+            await actor.until(lambda: bool(promises) or actor.remote_ended)
+            if promises:
+                yield PushedStream(promises.popleft(), self._limit)
+            elif not actor.remote_ended:
+                raise actor.failure()
+            else:
+                return
+
+    async def send(self, data: bytes | bytearray | memoryview) -> None:
+        if self._expects:
+            self._expects = False
+            await until_continue(self._actor)
+        await super().send(data)
+
+    def prioritize(self, weight: int, *, depends_on: int = 0, exclusive: bool = False) -> None:
+        """Give our body another share, and tell the server with PRIORITY (RFC 7540, 6.3), which RFC 9113 deprecates.
+
+        Servers of today look at the header ``priority`` instead (RFC 9218): give it with the request.
+        """
+        check_weight(weight)
+        if type(depends_on) is not int or not 0 <= depends_on < 2**31 or depends_on == self.id:
+            raise Misuse(f"a stream depends on another or on 0, not on {depends_on!r}")
+        self._actor.command(Weigh(self.id, weight, depends_on, bool(exclusive)))
+
     async def end(self, trailers: HeaderInput = ()) -> None:
         """End our side, with trailers or without; a second plain ``end()`` changes nothing."""
         if trailers or not self._actor.local_ended or self._actor.error is not None:
@@ -311,6 +422,64 @@ class ClientStream(Exchange):
 
     def _max_body(self) -> int:
         return self._limit
+
+
+class PushedStream(ClientStream):
+    """The response to a request that was not made: the server promised it (RFC 9113, 8.4)."""
+
+    __slots__ = ("_pseudo", "_request_headers")
+
+    def __init__(self, actor: StreamActor, max_body: int) -> None:
+        super().__init__(actor, max_body)
+        actor.local_ended = True
+        self._pseudo, self._request_headers = split_head(actor.promise or [])
+
+    @property
+    def method(self) -> str:
+        return self._pseudo[b":method"].decode("latin-1")
+
+    @property
+    def path(self) -> str:
+        return self._pseudo[b":path"].decode("latin-1")
+
+    @property
+    def scheme(self) -> str:
+        return self._pseudo[b":scheme"].decode("latin-1")
+
+    @property
+    def authority(self) -> str:
+        return self._pseudo.get(b":authority", b"").decode("latin-1")
+
+    @property
+    def request_headers(self) -> Headers:
+        """The fields of the request that the server answers."""
+        return self._request_headers
+
+    def cancel(self) -> None:
+        """Have nothing of it: RST_STREAM with CANCEL."""
+        self._actor.reset(ErrorCode.CANCEL)
+
+
+async def until_continue(actor: StreamActor) -> bool:
+    """Wait for 100, but no longer than a second; False where the answer says that no body is wanted.
+
+    Then sending raises Closed, and the answer is there to be read (RFC 9110, 10.1.1).
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(SECONDS_FOR_CONTINUE):
+            await actor.until(lambda: actor.head is not None or bool(actor.informational))
+    if actor.head is None or (status := int(actor.head[0][1])) < 300:
+        return True
+    actor.stopped_by = actor.stopped_by or Closed(
+        f"the body of {actor.name} was not sent: the peer answered {status} instead of 100", outcome=actor.outcome
+    )
+    return False
+
+
+def check_weight(weight: int) -> None:
+    """Raise Misuse for what is no weight (RFC 7540, 5.3.2)."""
+    if type(weight) is not int or not 1 <= weight <= 256:
+        raise Misuse(f"a weight is from 1 to 256, not {weight!r}")
 
 
 def response_head_of(actor: StreamActor) -> ResponseHead:

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from actors.errors import ErrorCode, ProtocolViolation
+from actors.messages import PeerGoAway
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_SIZE: Final = 9
 TYPE_AT: Final = 3
+FLAGS_AT: Final = 4
 PRIORITY_SIZE: Final = 5
 
 
@@ -33,14 +35,18 @@ class FrameType(enum.IntEnum):
     GOAWAY = 0x7
     WINDOW_UPDATE = 0x8
     CONTINUATION = 0x9
+    ALTSVC = 0xA
+    """RFC 7838, 4."""
 
 
 FRAME_NAMES: Final = {int(kind): kind.name for kind in FrameType}
 ACK: Final = 0x1
+END_STREAM: Final = 0x1
 PADDED: Final = 0x8
 PRIORITY: Final = 0x20
 END_HEADERS: Final = 0x4
-_HEADER_BLOCK: Final = frozenset((FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.CONTINUATION))
+BLOCK_TYPES: Final = frozenset((FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.CONTINUATION))
+"""What header blocks are made of."""
 # Read in one step: 16 bits of length, then 8 more with the 8 of the type, the flags, the stream.
 _HEADER: Final = struct.Struct(">HHBL")
 
@@ -106,6 +112,14 @@ class Gate:
         self._buffer += data
 
     @property
+    def unfinished(self) -> bool:
+        """Whether a frame or a header block has begun that is not all there; a body's may take any time."""
+        have = len(self._buffer) - self._position
+        if have > TYPE_AT and self._buffer[self._position + TYPE_AT] == FrameType.DATA and not self._block_stream:
+            return False
+        return self._block_stream != 0 or have > 0
+
+    @property
     def in_header_block(self) -> bool:
         """Whether a header block has begun and not ended: only its CONTINUATION may follow (RFC 9113, 4.3)."""
         return self._block_stream != 0
@@ -159,7 +173,7 @@ class Gate:
             return None
         self._first = False
         self._position = end
-        if kind in _HEADER_BLOCK:
+        if kind in BLOCK_TYPES:
             self._block_stream = 0 if flags & END_HEADERS else stream_id
         return Frame(kind, flags, stream_id, buffer[position:end])
 
@@ -168,7 +182,8 @@ class Gate:
 
         A TLS alert has seven bytes: its sender would not live to say nine.
         """
-        if len(begun) > TYPE_AT and begun[TYPE_AT] != FrameType.SETTINGS:
+        strange = len(begun) > TYPE_AT and begun[TYPE_AT] != FrameType.SETTINGS
+        if strange or (len(begun) > FLAGS_AT and begun[FLAGS_AT] & ACK):
             raise ProtocolViolation(f"the peer does not speak HTTP/2: it began with {begun!r}{_hint(begun)}")
 
 
@@ -181,3 +196,43 @@ def _hint(begun: bytes) -> str:
     if begun[:2] == b"\x16\x03" or begun[:2] == b"\x15\x03":
         return "; it speaks TLS, and this end is plaintext"
     return ""
+
+
+_SETTING: Final = struct.Struct(">HL")
+_KNOWN_SETTINGS: Final = frozenset((1, 2, 3, 4, 5, 6, 8))
+"""RFC 9113, 6.5.2 and RFC 8441, 3."""
+_HEADER_TABLE_SIZE: Final = 1
+
+
+def known_settings(frame: Frame, *, max_table: int) -> tuple[bytes | bytearray, dict[int, int]]:
+    """A SETTINGS frame without the settings that nobody knows, and what the others say.
+
+    h2 would keep the unknown ones for ever, and let the peer's HEADER_TABLE_SIZE decide what our encoder keeps.
+    """
+    raw = frame.raw
+    if (len(raw) - HEADER_SIZE) % _SETTING.size:
+        return raw, {}  # h2 says what is wrong with it
+    values: dict[int, int] = {}
+    payload = b""
+    for key, value in _SETTING.iter_unpack(raw[HEADER_SIZE:]):
+        if key in _KNOWN_SETTINGS:
+            values[key] = min(value, max_table) if key == _HEADER_TABLE_SIZE else value
+            payload += _SETTING.pack(key, values[key])
+    return encode_frame(FrameType.SETTINGS, frame.flags, frame.stream_id, payload), values
+
+
+def promised_id(frame: Frame) -> int:
+    """The stream that a PUSH_PROMISE promises (RFC 9113, 6.6); 0 where it is cut short, which h2 refuses."""
+    at = HEADER_SIZE + (1 if frame.flags & PADDED else 0)
+    return int.from_bytes(frame.raw[at : at + 4]) & 0x7FFF_FFFF
+
+
+def parse_goaway(frame: Frame) -> PeerGoAway:
+    """What a GOAWAY says (RFC 9113, 6.8). Raises ProtocolViolation."""
+    payload = frame.payload
+    if frame.stream_id or len(payload) < 8:
+        wrong = "on a stream" if frame.stream_id else "shorter than 8 bytes"
+        code = ErrorCode.PROTOCOL_ERROR if frame.stream_id else ErrorCode.FRAME_SIZE_ERROR
+        raise ProtocolViolation(f"the peer sent a GOAWAY {wrong}", code=code)
+    last_stream_id = int.from_bytes(payload[:4]) & 0x7FFF_FFFF
+    return PeerGoAway(last_stream_id, int.from_bytes(payload[4:8]), payload[8:])

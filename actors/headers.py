@@ -217,10 +217,20 @@ def _checked_path(path: Text) -> bytes:
 _cached_path = lru_cache(maxsize=1024, typed=True)(_checked_path)
 
 
-def request_head(method: Text, scheme: str, authority: Text, path: Text, headers: HeaderInput) -> list[Pair]:
+@lru_cache(maxsize=64, typed=True)
+def _protocol(protocol: Text) -> Pair:
+    raw = to_bytes(protocol)
+    if not _TOKEN.fullmatch(raw):
+        raise InvalidHeaders(f"the protocol {raw!r} is not a token (RFC 8441, 4)")
+    return b":protocol", raw
+
+
+def request_head(
+    method: Text, scheme: str, authority: Text, path: Text, headers: HeaderInput, *, protocol: Text | None = None
+) -> list[Pair]:
     """A request's header list; a ``host`` header takes the place of ``authority`` (RFC 9113, 8.3.1).
 
-    Raises InvalidHeaders.
+    CONNECT has no path, unless it is for a ``protocol`` (RFC 8441, 4). Raises InvalidHeaders.
     """
     fields = check_fields(headers)
     hosts = [value for name, value in fields if name == b"host"]
@@ -232,9 +242,13 @@ def request_head(method: Text, scheme: str, authority: Text, path: Text, headers
     try:
         verb = _method(method)
         head: list[Pair] = [(b":method", verb), (b":authority", _authority(authority))]
+        if protocol is not None:
+            if verb != b"CONNECT":
+                raise InvalidHeaders(f"a protocol is for CONNECT, not for {verb.decode('latin-1')} (RFC 8441, 4)")
+            head.append(_protocol(protocol))
     except TypeError:  # the cache takes hashable values only
-        raise InvalidHeaders("the method and the authority of a request must be str or bytes") from None
-    if verb != b"CONNECT":
+        raise InvalidHeaders("the method, authority and protocol of a request must be str or bytes") from None
+    if verb != b"CONNECT" or protocol is not None:
         head += [(b":scheme", scheme.encode("ascii")), (b":path", _path(path, verb))]
     return head + fields
 
@@ -339,6 +353,41 @@ def check_arrived_response(pairs: list[Pair]) -> int | None:
 def check_arrived_trailers(pairs: list[Pair]) -> None:
     """Raise InvalidHeaders where trailers are malformed (RFC 9113, 8.1)."""
     _split_checked(pairs, frozenset())
+
+
+def check_arrived_promise(pairs: list[Pair], authority: bytes) -> None:
+    """Raise InvalidHeaders where a server may not promise this request (RFC 9113, 8.4).
+
+    Only requests without a body and without effects can be promised, and only for the ``authority`` that was asked.
+    """
+    length = check_arrived_request(pairs)
+    pseudo, fields = split_head(pairs)
+    if pseudo[b":method"] not in (b"GET", b"HEAD") or length:
+        raise InvalidHeaders("a promised request is GET or HEAD and has no body")
+    if pseudo.get(b":authority", (fields.all("host") or [b""])[0]) != authority:
+        raise InvalidHeaders("a promised request is for another authority than its parent's")
+
+
+_URGENCY: Final = re.compile(rb"(?:^|,) *u=([0-7]) *(?:$|[,;])")
+_WEIGHTS: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+DEFAULT_WEIGHT: Final = 16
+"""What RFC 7540, 5.3.5 begins with; also the weight of RFC 9218's default urgency, 3."""
+
+
+def arrived_weight(pairs: list[Pair]) -> int:
+    """The weight of a response whose request says its urgency in a ``priority`` header (RFC 9218, 4.1)."""
+    for name, value in pairs:
+        if name == b"priority" and (found := _URGENCY.search(value)):
+            return _WEIGHTS[int(found[1])]
+    return DEFAULT_WEIGHT
+
+
+def list_size(pairs: list[Pair]) -> int:
+    """The size of a header list as SETTINGS_MAX_HEADER_LIST_SIZE counts it (RFC 9113, 6.5.2)."""
+    size = 32 * len(pairs)
+    for name, value in pairs:
+        size += len(name) + len(value)
+    return size
 
 
 def split_head(pairs: list[Pair]) -> tuple[dict[bytes, bytes], Headers]:

@@ -8,17 +8,19 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, Final, assert_never
 
 from actors.actor import Stop
-from actors.connection import ConnectionActor
 from actors.errors import LinkError
 from actors.mailbox import Understood
 from actors.messages import (
+    AlternativeOffered,
     ConnectionDraining,
     ConnectionReady,
     Drain,
     Exited,
     ListenerMessage,
     SocketAccepted,
+    StreamsCut,
 )
+from actors.serving import ServerConnection
 from actors.settings import Limits
 from actors.stream import Body
 from actors.trace import Tracer
@@ -31,7 +33,7 @@ logger: Final = logging.getLogger("muxlink.listener")
 class ListenerActor(TurnActor[ListenerMessage]):
     """Starts a connection actor for each client of the sockets that it was given, until it drains."""
 
-    __slots__ = ("_closing", "_handler", "_limits", "_numbers", "accepted")
+    __slots__ = ("_closing", "_handler", "_limits", "_numbers", "accepted", "cut")
 
     understands: ClassVar[Understood] = ListenerMessage
 
@@ -39,6 +41,8 @@ class ListenerActor(TurnActor[ListenerMessage]):
         # Its connections end within their own shutdown time, each, at the same time.
         super().__init__(name, tracer, shutdown_timeout=2 * limits.shutdown_timeout)
         self.accepted = 0
+        self.cut: list[str] = []
+        """The streams that had not finished when their time for draining was up."""
         self._handler = handler
         self._limits = limits
         self._numbers: Iterator[int] = itertools.count(1)
@@ -59,9 +63,9 @@ class ListenerActor(TurnActor[ListenerMessage]):
                     socket.abort()
                     return
                 self.accepted += 1
-                connection = ConnectionActor(
-                    f"{self.name}/connection-{next(self._numbers)}", socket, peer=peer, limits=self._limits,
-                    owner=self.ref, handler=self._handler, tracer=self.tracer,
+                connection = ServerConnection(
+                    f"{self.name}/connection-{next(self._numbers)}", socket, self._handler, peer=peer,
+                    limits=self._limits, owner=self.ref, tracer=self.tracer,
                 )  # fmt: skip
                 ref = self.start_child(connection)
                 attach(ref)
@@ -71,7 +75,9 @@ class ListenerActor(TurnActor[ListenerMessage]):
                     child.tell(message)
             case Exited(name, reason):
                 logger.debug("%s ended: %s", name, reason)
-            case ConnectionReady() | ConnectionDraining():
+            case StreamsCut(_, streams):
+                self.cut += streams
+            case ConnectionReady() | ConnectionDraining() | AlternativeOffered():
                 pass
             case _:
                 assert_never(message)

@@ -7,14 +7,15 @@ act itself. To add a message: write the class, put it in its receiver's union, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 from attrs import field, frozen
 
 from actors.errors import LinkError, Outcome, code_name
 from actors.headers import Pair
 from actors.mailbox import Ref, Reply, SystemMessage
+from actors.settings import Limits
 from actors.trace import Exporter
 
 # --- everyone ---------------------------------------------------------------------------------------------------------
@@ -187,9 +188,20 @@ class DrainBegan:
     """The connection takes no new streams and waits for this one to finish."""
 
 
+@frozen
+class PromiseArrived:
+    """The server promised the answer to a request that was not made (RFC 9113, 8.4)."""
+
+    stream_id: int
+    pairs: list[Pair] = field(repr=False)
+
+    def summary(self) -> str:
+        return f"stream {self.stream_id}: {_fields_summary(self.pairs)}"
+
+
 StreamMessage = (
     Opened | HeadersArrived | InformationalArrived | DataArrived | TrailersArrived | PeerReset | RoomMade | StreamFailed
-    | DrainBegan
+    | DrainBegan | PromiseArrived
 )  # fmt: skip
 
 # --- to a connection --------------------------------------------------------------------------------------------------
@@ -233,8 +245,8 @@ class ConnectionLost:
 
 
 @frozen
-class SettingsOverdue:
-    """The time for the peer's preface and SETTINGS is up."""
+class TimePassed:
+    """One of the times that the connection keeps may be up."""
 
 
 @frozen
@@ -252,6 +264,8 @@ class OpenStream:
     weight: int
     is_wanted: Callable[[], bool] = field(default=lambda: True, repr=False)
     """Asked when its turn comes: what was reported as not sent, because its time was up, must never be sent."""
+    promised: Callable[[Any], Coroutine[Any, Any, None]] | None = field(default=None, repr=False)
+    """What the actor of a stream that the server promises along with this one runs; None refuses them all."""
 
     def summary(self) -> str:
         return f"{self.stream.name}: {_fields_summary(self.head)}"
@@ -263,19 +277,43 @@ class Drain:
 
     seconds: float
     error: LinkError
+    debug: bytes = b""
+    """What GOAWAY tells the peer's people."""
 
     def summary(self) -> str:
         return f"{self.seconds:g} s"
 
 
 @frozen
-class DrainOverdue:
-    """The time for draining is up."""
+class SendPing:
+    """Ask the peer for a sign of life; the answer is its round-trip time in seconds."""
+
+    reply: Reply[float] = field(repr=False)
+
+
+@frozen
+class ChangeLimits:
+    """From now on other limits hold; the answer comes when the peer has acknowledged what concerns it."""
+
+    limits: Limits = field(repr=False)
+    reply: Reply[None] = field(repr=False)
+
+
+@frozen
+class PushStream:
+    """Promise the answer to another request along with ``parent_id``; the answer is the promised stream's id."""
+
+    parent_id: int
+    head: list[Pair] = field(repr=False)
+    reply: Reply[int] = field(repr=False)
+
+    def summary(self) -> str:
+        return f"stream {self.parent_id}: {_fields_summary(self.head)}"
 
 
 ConnectionFact = (
-    BytesArrived | ReadOn | WriteOn | WritePaused | WriteResumed | ConnectionLost | SettingsOverdue | OpenStream | Drain
-    | DrainOverdue | Exited
+    BytesArrived | ReadOn | WriteOn | WritePaused | WriteResumed | ConnectionLost | TimePassed | OpenStream | Drain
+    | SendPing | ChangeLimits | PushStream | Exited
 )  # fmt: skip
 """All that a connection understands besides the commands of ``commands.py``."""
 
@@ -304,7 +342,20 @@ class PingAcked:
     data: bytes
 
 
-WireFact = PeerSettings | PeerGoAway | PingAcked
+@frozen
+class SettingsAcked:
+    """The peer has acknowledged our last SETTINGS."""
+
+
+@frozen
+class AlternativeService:
+    """The server says where else ``origin`` is served (RFC 7838)."""
+
+    origin: bytes
+    value: bytes
+
+
+WireFact = PeerSettings | PeerGoAway | PingAcked | SettingsAcked | AlternativeService | PromiseArrived
 
 # --- from a connection to its owner -----------------------------------------------------------------------------------
 
@@ -323,7 +374,24 @@ class ConnectionDraining:
     name: str
 
 
-ConnectionNews = ConnectionReady | ConnectionDraining
+@frozen
+class AlternativeOffered:
+    """The server says where else ``origin`` is served (RFC 7838); ``value`` is as in the ``alt-svc`` header."""
+
+    name: str
+    origin: bytes
+    value: bytes
+
+
+@frozen
+class StreamsCut:
+    """The connection's time for draining was up, and these streams had not finished."""
+
+    name: str
+    streams: tuple[str, ...]
+
+
+ConnectionNews = ConnectionReady | ConnectionDraining | AlternativeOffered | StreamsCut
 
 # --- to a listener ----------------------------------------------------------------------------------------------------
 
@@ -343,6 +411,7 @@ class Peer:
 class Socket(Protocol):
     """What a connection needs of its transport; an :class:`asyncio.Transport` has it."""
 
+    def get_write_buffer_size(self) -> int: ...
     def write(self, data: bytes) -> None: ...
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...

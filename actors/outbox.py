@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from h2.exceptions import NoSuchStreamError
 
 from actors.headers import Pair
+from actors.memory import Account
 from actors.protocol import Protocol
 from actors.records import Record, Records
+from actors.settings import Limits
 
 BYTES_PER_PUMP: Final = 256 * 1024
 """Bytes of bodies that one turn puts out, so that the socket's backpressure is seen in time."""
@@ -25,15 +28,23 @@ BYTES_PER_WEIGHT: Final = 1024
 class Outbox:
     """The outbound queues of one connection."""
 
-    def __init__(self, h2: Protocol, records: Records, *, send_buffer: int, flushed: Callable[[Record], None]) -> None:
+    def __init__(
+        self, h2: Protocol, records: Records, memory: Account, *, limits: Limits, flushed: Callable[[Record], None]
+    ) -> None:
         """``flushed`` gets each released record whose queue is out."""
         self.writable = True
         """Whether the socket takes more; while it does not, bodies wait and only frames without bodies are made."""
         self.budget = BYTES_PER_PUMP
         """Bytes that may still be put out in this turn."""
+        self.sent = 0
+        """Bytes of bodies that went out since somebody set this to 0."""
         self._h2 = h2
         self._records = records
-        self._low = send_buffer // 2
+        self._memory = memory
+        self._low = limits.send_buffer // 2
+        # A padded frame has one byte more, which says how much padding follows (RFC 9113, 6.1).
+        self._padding = limits.padding or None
+        self._overhead = limits.padding + 1 if limits.padding else 0
         self._flushed = flushed
         self._ready: dict[int, Record] = {}
         self._blocked: dict[int, Record] = {}
@@ -53,6 +64,7 @@ class Outbox:
                 return
             record.queue.append(data)
             record.queued += size
+            self._memory.take(size)
         if not record.queue:
             self._send_quantum(record)  # END_STREAM and trailers need no window (RFC 9113, 5.2.1)
         elif record.id not in self._blocked:
@@ -74,7 +86,7 @@ class Outbox:
 
     def _send_quantum(self, record: Record) -> bool:
         """Send up to the record's deficit; True if it should have another turn."""
-        h2, queue, stream_id = self._h2, record.queue, record.id
+        h2, queue, stream_id, overhead = self._h2, record.queue, record.id, self._overhead
         try:
             while queue and record.deficit > 0:
                 window = h2.local_flow_control_window(stream_id)
@@ -83,10 +95,13 @@ class Outbox:
                         self._blocked[stream_id] = record
                         return False
                     return True
-                data = _take(queue, min(window, h2.max_outbound_frame_size, record.deficit))
+                padded = overhead if window > overhead else 0  # no window is too small for a byte without padding
+                data = _take(queue, min(window - padded, h2.max_outbound_frame_size - padded, record.deficit))
                 last = record.ending and not queue and record.trailers is None
-                h2.send_data(stream_id, data, end_stream=last)
+                h2.send_data(stream_id, data, last, self._padding if padded else None)
                 size = len(data)
+                self._memory.give(size)
+                self.sent += size
                 record.deficit -= size
                 self.budget -= size
                 if last:
@@ -134,18 +149,19 @@ class Outbox:
 
     def _send_at_once(self, record: Record, data: bytes | memoryview, size: int) -> bool:
         """Whether a piece with nothing before it went out whole, without a turn in the queue."""
-        h2 = self._h2
-        if not self.writable or size > self.budget or size > h2.max_outbound_frame_size:
+        h2, whole = self._h2, size + self._overhead
+        if not self.writable or size > self.budget or whole > h2.max_outbound_frame_size:
             return False
         try:
-            if size > h2.local_flow_control_window(record.id):
+            if whole > h2.local_flow_control_window(record.id):
                 return False
             last = record.ending and record.trailers is None
-            h2.send_data(record.id, data, end_stream=last)
+            h2.send_data(record.id, data, last, self._padding)
         except NoSuchStreamError:  # it closed meanwhile
             self.abandon(record)
             return True
         self.budget -= size
+        self.sent += size
         if last:
             self._records.end_local(record)
         elif record.ending:
@@ -155,9 +171,18 @@ class Outbox:
             self._room[record.id] = record
         return True
 
+    def reset(self, record: Record, code: int) -> None:
+        """Send RST_STREAM, once, and drop what was queued; nothing happens to a stream that is over."""
+        if record.over or (record.local_ended and record.remote_ended):
+            return
+        self.abandon(record)
+        with suppress(NoSuchStreamError):  # it closed meanwhile
+            self._h2.reset_stream(record.id, code)
+
     def abandon(self, record: Record) -> None:
         """The stream was reset, by either side: nothing more goes out on it, and neither side counts it."""
         record.queue.clear()
+        self._memory.give(record.queued)
         record.queued = 0
         record.trailers = None
         record.ending = True

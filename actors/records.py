@@ -17,14 +17,17 @@ class Window:
     read: int = 0
     """Bytes read since it last grew."""
 
-    def grow(self, start: int, most: int, read: int) -> int:
-        """By how much to grow a window after ``read`` bytes: it doubles each time that it was read twice over."""
+    def due(self, start: int, most: int, read: int) -> int:
+        """By how much to grow after ``read`` bytes more: a window doubles each time that it was read twice over."""
         self.read += read
-        size = self.size or start
-        if self.read < 2 * size or size >= most:
-            return 0
-        self.read, self.size = 0, min(2 * size, most)
-        return self.size - size
+        self.size = self.size or start
+        return min(self.size, most - self.size) if self.read >= 2 * self.size and self.size < most else 0
+
+    def grow(self, more: int) -> int:
+        """Count that it grew by ``more``, and return that."""
+        self.read = 0
+        self.size += more
+        return more
 
 
 @define(eq=False)
@@ -57,18 +60,26 @@ class Record:
     bodyless: bool = False
     """Whether the answer has no body, because the request asked for a head."""
     window: Window = field(factory=Window)
+    opened: float = 0.0
+    """When its HEADERS came, in the seconds of the wire's clock."""
+    answered: bool = False
+    """Whether our response's head went out."""
+    authority: bytes = b""
+    """Whom a client's request is for; promises must be for the same."""
 
 
 class Records:
     """The records of one connection by stream id; the one place where a stream's state changes."""
 
-    __slots__ = ("_by_id", "get", "open")
+    __slots__ = ("_by_id", "get", "open", "promised")
 
     def __init__(self) -> None:
         self._by_id: dict[int, Record] = {}
         self.get = self._by_id.get
         self.open = 0
-        """Streams that both sides count as open (RFC 9113, 5.1.2)."""
+        """Streams of the client's that both sides count as open (RFC 9113, 5.1.2)."""
+        self.promised = 0
+        """Streams of the server's that are promised or open."""
 
     def __getitem__(self, stream_id: int) -> Record:
         return self._by_id[stream_id]
@@ -79,7 +90,7 @@ class Records:
     def add(self, record: Record) -> Record:
         """A new stream."""
         self._by_id[record.id] = record
-        self.open += 1
+        self._count(record, 1)
         return record
 
     def forget(self, record: Record) -> None:
@@ -102,4 +113,10 @@ class Records:
         """Neither side counts the stream any more; closing twice is closing once."""
         if not record.closed:
             record.closed = True
-            self.open -= 1
+            self._count(record, -1)
+
+    def _count(self, record: Record, more: int) -> None:
+        if record.id % 2:
+            self.open += more
+        else:
+            self.promised += more

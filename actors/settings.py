@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +133,60 @@ class Limits:
     """Seconds that a handler which was cancelled has for cleaning up; then it is named in the log and left behind."""
     dry_run: bool = field(default=False, validator=_flag)
     """Log, once for each, what would end a connection, and go on; what only waits or refuses a stream stays."""
+
+
+def _path(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (not isinstance(value, (str, os.PathLike)) or not str(value)):
+        # Not shown: it may be a key itself.
+        raise Misuse(f"{type(owner).__name__}.{attribute.name} must be the path of a file, not {type(value).__name__}")
+
+
+def _file() -> str | os.PathLike[str] | None:
+    checked: str | os.PathLike[str] | None = field(default=None, validator=_path)
+    return checked
+
+
+def _host_name(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is None:
+        return
+    try:
+        fits = isinstance(value, str) and bool(value.encode("idna")) and value[0] != "." and value.isprintable()
+    except UnicodeError:
+        fits = False
+    if not fits or " " in value:
+        raise Misuse(f"{type(owner).__name__}.{attribute.name} must be a host name or an IP address, not {value!r}")
+
+
+def _context(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not isinstance(value, ssl.SSLContext):
+        raise Misuse(f"{type(owner).__name__}.{attribute.name} must be an ssl.SSLContext, not {type(value).__name__}")
+
+
+@frozen(kw_only=True)
+class Tls:
+    """How a side does TLS; files are in PEM. Raises :class:`~actors.errors.Misuse` for what contradicts itself."""
+
+    certfile: str | os.PathLike[str] | None = _file()
+    """The certificate that we show, with those between it and its authority; a server must have one."""
+    keyfile: str | os.PathLike[str] | None = _file()
+    """The certificate's key, not encrypted; None: it is in ``certfile``."""
+    client_ca: str | os.PathLike[str] | None = _file()
+    """For servers: the authorities of client certificates, which each client must then show."""
+    cacert: str | os.PathLike[str] | None = _file()
+    """For clients: the authorities that are trusted; None: those of the system."""
+    verify: bool = field(default=True, validator=_flag)
+    """For clients: False takes any certificate for any host, and so protects from no one who can reroute packets."""
+    server_hostname: str | None = field(default=None, validator=_host_name)
+    """For clients: the name that the server's certificate must be for; None: the URL's host."""
+    context: ssl.SSLContext | None = field(default=None, validator=_context, repr=False)
+    """Instead of all others but ``server_hostname``: a context that is used as it is, and must have h2 by ALPN."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.keyfile is not None and self.certfile is None:
+            raise Misuse("Tls.keyfile is the key of a certfile: give both")
+        if self.cacert is not None and not self.verify:
+            raise Misuse("Tls.cacert says whom to trust and verify=False to trust anyone: give one of them")
+        if self.context is not None:
+            others = (self.certfile, self.client_ca, self.cacert)
+            if not self.verify or any(other is not None for other in others):
+                raise Misuse("Tls.context is used as it is: set the certificates and the verification in it")

@@ -9,13 +9,24 @@ room, which the connection gives back as bytes go out.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Final, assert_never
 
 from actors.actor import BodyActor
 from actors.commands import ConnectionMessage, EndStream, ResetStream, ReturnCredit, SendData
-from actors.errors import Closed, ErrorCode, LimitReached, LinkError, Misuse, Outcome, StreamReset, code_name
+from actors.errors import (
+    Closed,
+    DeadlineExceeded,
+    ErrorCode,
+    LimitReached,
+    LinkError,
+    Misuse,
+    Outcome,
+    StreamReset,
+    code_name,
+)
 from actors.headers import Headers, Pair
 from actors.mailbox import Ref, Understood
 from actors.messages import (
@@ -27,19 +38,28 @@ from actors.messages import (
     Opened,
     Peer,
     PeerReset,
+    PromiseArrived,
     RoomMade,
     StreamFailed,
     StreamMessage,
     TrailersArrived,
 )
 from actors.settings import Limits
+from actors.terms import Terms
 from actors.trace import Tracer
+
+logger: Final = logging.getLogger("muxlink.stream")
 
 Body = Callable[["StreamActor"], Coroutine[Any, Any, None]]
 
 NO_TRAILERS: Final = Headers()
 MAX_INFORMATIONAL: Final = 100
 """1xx responses before the final one."""
+SMALL: Final = 512
+JOINED: Final = 16 * 1024
+"""Bytes up to which small pieces of a body that nobody has read yet are joined."""
+LEAST_ROOM: Final = 4 * 1024
+"""Bytes that a stream with nothing queued may always send: what is full for others must not stop it for ever."""
 CALLS_WITHOUT_PAUSE: Final = 64
 """Reads or sends that find what they need at once, after which a task lets others go on."""
 
@@ -60,18 +80,20 @@ class StreamActor(BodyActor[StreamMessage]):
         "declared",
         "draining",
         "error",
+        "given_up",
         "head",
         "informational",
-        "limits",
         "local_ended",
         "peer",
+        "promise",
+        "promises",
         "received",
         "remote_ended",
         "room",
         "sent",
         "stopped_by",
         "stream_id",
-        "too_long",
+        "terms",
         "trailers",
     )  # fmt: skip
 
@@ -84,7 +106,7 @@ class StreamActor(BodyActor[StreamMessage]):
         body: Body,
         *,
         peer: Peer,
-        limits: Limits,
+        terms: Terms,
         stream_id: int = 0,
         cancel_on_reset: bool = False,
         tracer: Tracer | None = None,
@@ -96,7 +118,7 @@ class StreamActor(BodyActor[StreamMessage]):
         super().__init__(name, tracer)
         self.stream_id = stream_id
         self.peer = peer
-        self.limits = limits
+        self.terms = terms
         self.head: list[Pair] | None = None
         """The request's or the final response's header list."""
         self.informational: list[list[Pair]] = []
@@ -109,11 +131,15 @@ class StreamActor(BodyActor[StreamMessage]):
         """What ended the stream badly."""
         self.stopped_by: LinkError | None = None
         """What came after the peer's whole answer and stops our body, mostly RST_STREAM(NO_ERROR) (RFC 9113, 8.1)."""
-        self.too_long: LimitReached | None = None
-        """What ``read()`` to the end raised because there was more than its limit."""
+        self.given_up: LinkError | None = None
+        """What ``read()`` to the end raised instead of a body that was too long, or too slow."""
+        self.promise: list[Pair] | None = None
+        """The request that the server promised to answer on this stream."""
+        self.promises: deque[StreamActor] | None = None
+        """The streams that the server promised along with this one, as long as somebody may ask for them."""
         self.sent = False
         """Whether our HEADERS went out."""
-        self.room = limits.send_buffer
+        self.room = terms.limits.send_buffer
         """Bytes that ``send`` takes without waiting."""
         self.draining = False
         self.declared: int | None = None
@@ -122,11 +148,15 @@ class StreamActor(BodyActor[StreamMessage]):
         self._cancel_on_reset = cancel_on_reset
         self._run_body = body
         self._connection = connection
-        self._chunks: deque[bytes | memoryview] = deque()
+        self._chunks: deque[bytes | bytearray | memoryview] = deque()
         self._buffered = 0
         self._prepaid = 0
         self._unpaused = 0
         self._waiters: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
+
+    @property
+    def limits(self) -> Limits:
+        return self.terms.limits
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
@@ -137,7 +167,10 @@ class StreamActor(BodyActor[StreamMessage]):
         # Plain tests in the order of a bulk transfer: a match costs three times as much, once for every frame.
         if isinstance(message, DataArrived):
             if data := message.data:
-                self._chunks.append(data)
+                if len(data) < SMALL and self._chunks:
+                    self._append_small(data)
+                else:
+                    self._chunks.append(data)
                 self._buffered += len(data)
                 self.received += len(data)
             self.remote_ended = message.ended
@@ -152,8 +185,16 @@ class StreamActor(BodyActor[StreamMessage]):
         if self._waiters:
             self.wake()
 
+    def _append_small(self, data: bytes) -> None:
+        """Join small pieces that nobody reads: each by itself would cost more than its bytes (CVE-2019-9511)."""
+        last = self._chunks[-1]
+        if isinstance(last, bytearray) and len(last) < JOINED:
+            last += data
+        else:
+            self._chunks.append(bytearray(data))
+
     def _fold_rare(
-        self, message: TrailersArrived | InformationalArrived | PeerReset | StreamFailed | DrainBegan
+        self, message: TrailersArrived | InformationalArrived | PeerReset | StreamFailed | DrainBegan | PromiseArrived
     ) -> None:
         match message:
             case TrailersArrived(pairs):
@@ -179,6 +220,8 @@ class StreamActor(BodyActor[StreamMessage]):
                     self.wake()
             case DrainBegan():
                 self.draining = True
+            case PromiseArrived(stream_id, pairs):
+                self.stream_id, self.promise, self.sent = stream_id, pairs, True
             case _:
                 assert_never(message)
 
@@ -239,6 +282,9 @@ class StreamActor(BodyActor[StreamMessage]):
 
     def _finish(self, exited: Exited) -> None:
         """Whoever still waits is told that the stream is over."""
+        if self._prepaid:
+            self.terms.memory.give(self._prepaid)
+            self._prepaid = 0
         if not self.remote_ended and self.error is None:
             self.fail(Closed.because(f"{self.name} has ended", exited.reason))
         self.local_ended = True
@@ -274,9 +320,10 @@ class StreamActor(BodyActor[StreamMessage]):
         else:
             chunk = self._chunks.popleft()
             if len(chunk) > size:
-                chunk = memoryview(chunk)
-                self._chunks.appendleft(chunk[size:])
-                chunk = chunk[:size]
+                # As bytes: a joined piece may still grow, which one with a view of it may not.
+                view = memoryview(bytes(chunk) if isinstance(chunk, bytearray) else chunk)
+                self._chunks.appendleft(view[size:])
+                chunk = view[:size]
             data = bytes(chunk)
         self._took(len(data))
         return data
@@ -294,17 +341,47 @@ class StreamActor(BodyActor[StreamMessage]):
             # What has come stays where it is, so that a reader who is cancelled loses nothing, but it is paid for:
             # the peer may send more than a window.
             if fresh := self._buffered - self._prepaid:
-                self._prepaid = self._buffered
-                self.command(ReturnCredit(self.stream_id, fresh))
-            await self.until(lambda: self._buffered > self._prepaid or self.remote_ended)
+                self._prepay(fresh)
+            if self._cancel_on_reset:
+                await self._until_more()
+            else:
+                await self.until(self._has_more)
+
+    def _has_more(self) -> bool:
+        return self._buffered > self._prepaid or self.remote_ended
+
+    def _prepay(self, fresh: int) -> None:
+        memory = self.terms.memory
+        if memory.full:
+            raise self._give_up(LimitReached(
+                f"no room for the body of {self.name}: Limits.process_bytes are in use", outcome=self.outcome
+            ))  # fmt: skip
+        memory.take(fresh)
+        self._prepaid += fresh
+        self.command(ReturnCredit(self.stream_id, fresh))
+
+    async def _until_more(self) -> None:
+        """Wait for more of a request's body, but not for ever: nobody else would end a handler that reads."""
+        seconds = self.limits.body_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await self.until(self._has_more)
+        except TimeoutError:
+            late = DeadlineExceeded(f"no byte of the body of {self.name} came within body_timeout, {seconds:g} s")
+            if not self.limits.dry_run:
+                raise self._give_up(late) from None
+            logger.warning("dry run: %s", late)
+
+    def _give_up(self, error: LinkError) -> LinkError:
+        self.given_up = error
+        return error
 
     def _is_whole(self, most: int) -> bool:
         if self._buffered > most:
-            self.too_long = LimitReached(
+            raise self._give_up(LimitReached(
                 f"the body of {self.name} is longer than max_body, {most} bytes: raise it, or read in pieces",
                 outcome=self.outcome,
-            )
-            raise self.too_long
+            ))  # fmt: skip
         if self.error is not None and not self.remote_ended:
             raise self.failure()
         return self.remote_ended
@@ -325,7 +402,9 @@ class StreamActor(BodyActor[StreamMessage]):
     def _took(self, size: int) -> None:
         self._buffered -= size
         paid = min(size, self._prepaid)
-        self._prepaid -= paid
+        if paid:
+            self._prepaid -= paid
+            self.terms.memory.give(paid)
         if size > paid:
             self.command(ReturnCredit(self.stream_id, size - paid))
 
@@ -350,7 +429,13 @@ class StreamActor(BodyActor[StreamMessage]):
             raise Misuse(f"our side of {self.name} has ended: nothing can be sent after end() or respond()")
 
     def has_room(self) -> bool:
-        return self.room > 0 or self.stopped_by is not None or self.local_ended
+        return self._least_room() > 0 or self.stopped_by is not None or self.local_ended
+
+    def _least_room(self) -> int:
+        """Bytes that may be sent now."""
+        if not self.terms.memory.full:
+            return self.room
+        return LEAST_ROOM if self.room >= self.limits.send_buffer else 0
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         """Queue data, waiting for room; raises the reset when the peer stops us half-way."""
@@ -363,28 +448,34 @@ class StreamActor(BodyActor[StreamMessage]):
         if self.declared is not None and self._queued + len(whole) > self.declared:
             raise Misuse(f"content-length says {self.declared}, and more is sent on {self.name}: leave the header out")
         self._queued += len(whole)
-        if len(whole) <= self.room:
-            self.room -= len(whole)
-            self.command(SendData(self.stream_id, whole))
+        if len(whole) <= self._least_room():
+            self._tell_data(whole)
             return
         rest = memoryview(whole)
         try:
             while rest:
-                await self.until(self.has_room)
+                with self.terms.memory.waiting(self.wake):
+                    await self.until(self.has_room)
                 self.check_open()
-                if self.room <= 0:  # another sender was quicker
+                room = self._least_room()
+                if room <= 0:  # another sender was quicker
                     continue
-                piece, rest = rest[: self.room], rest[self.room :]
-                self.room -= len(piece)
-                self.command(SendData(self.stream_id, piece))
+                piece, rest = rest[:room], rest[room:]
+                self._tell_data(piece)
         except asyncio.CancelledError:
             if len(rest) < len(whole):
                 self.reset(ErrorCode.CANCEL)  # the peer has part of what it would take for the whole
             raise
 
+    def _tell_data(self, data: bytes | memoryview) -> None:
+        self.room -= len(data)
+        self.terms.memory.take(len(data))
+        self.command(SendData(self.stream_id, data))
+
     def end(self, trailers: list[Pair]) -> None:
-        """End our side; raises what :meth:`check_open` does."""
+        """End our side; raises what :meth:`check_open` does, and InvalidHeaders for more than the peer takes."""
         self.check_open()
+        self.terms.check(trailers)
         if self.declared not in (None, self._queued):
             raise Misuse(f"content-length says {self.declared}, and {self._queued} bytes were sent on {self.name}")
         self.local_ended = True

@@ -12,7 +12,7 @@ from typing import Final, Self
 from attrs import evolve
 
 from actors.bodies import Outgoing, Route, open_stream, prepare, request
-from actors.connection import ConnectionActor
+from actors.client import ClientConnection
 from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
 from actors.exchange import ClientStream, OutgoingBody, Response
 from actors.headers import HeaderInput
@@ -48,7 +48,7 @@ class Link:
         """The hook that sees every message of the link's actors."""
         self.name = f"link-{next(_numbers)}"
         self._route: Route | None = None
-        self._connections: dict[str, ConnectionActor] = {}
+        self._connections: dict[str, ClientConnection] = {}
         self._dialling: asyncio.Task[Route] | None = None
         self._dials = itertools.count(1)
         self._requests = itertools.count(1)
@@ -225,10 +225,10 @@ class Link:
             reason = exited.reason
             ready.fail(reason if isinstance(reason, LinkError) else closed_error(name, reason))
 
-        connection = ConnectionActor(
+        connection = ClientConnection(
             name, protocol.transport, peer=protocol.peer, limits=limits, owner=Ref(name, hear), tracer=self.tracer
         )
-        route = Route(connection.ref, protocol.peer, limits, self.tracer)
+        route = Route(connection.ref, protocol.peer, connection.wire.terms, self.tracer)
         self._connections[name] = connection
         protocol.attach(connection.start(Ref(name, ended)))
         await ready.wait()

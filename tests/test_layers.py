@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "actors": (
-        *("errors", "settings", "headers", "trace", "mailbox", "messages", "actor", "turns", "slots", "frames"),
-        *("protocol", "records", "outbox", "wire"),
-        *("commands", "stream", "exchange", "bodies", "connection", "transport", "listener"),
+        *("errors", "settings", "headers", "trace", "mailbox", "messages", "actor", "turns", "slots", "memory", "terms"),
+        *("frames", "protocol", "records", "guard", "ledger", "outbox", "inbox", "wire"),
+        *("commands", "stream", "exchange", "bodies", "deadlines", "connection", "client", "serving"),
+        *("tls", "transport", "listener"),
     ),
     "supervisor": (
         *("restart", "health", "retry", "why", "tracing", "tree", "endpoints", "link", "server", "control"),
@@ -25,10 +26,11 @@ RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package
 
 NEVER_ASYNCIO = {
     *(f"actors.{name}" for name in ("errors", "settings", "headers", "slots", "frames", "protocol", "wire")),
+    *(f"actors.{name}" for name in ("memory", "terms", "records", "guard", "ledger", "outbox", "inbox", "deadlines")),
     *(f"supervisor.{name}" for name in ("restart", "health", "retry")),
 }
 LIBRARIES = {"h2", "attrs"}
-RESTRICTED = {"hpack": {"actors.headers", "actors.wire"}, "hyperframe": {"actors.protocol"}}
+RESTRICTED = {"hpack": {"actors.headers", "actors.inbox"}, "hyperframe": {"actors.protocol"}}
 """Libraries that only these modules import; an adapter's optional extra belongs here too."""
 
 SUPERVISORD = set(
@@ -112,7 +114,7 @@ def test_the_actors_never_load_the_supervisor() -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("actors/wire.py", "import hpack, h2.events\nfrom attrs import frozen\nfrom . import frames\n"),
+        ("actors/inbox.py", "import hpack, h2.events\nfrom attrs import frozen\nfrom . import frames\n"),
         ("actors/connection.py", "import asyncio\nfrom actors.wire import Wire\nimport actors.stream\n"),
         ("supervisor/link.py", "from actors.connection import ConnectionActor\nfrom .tree import Supervisor\n"),
         ("supervisor/tracing/merge.py", "from .jsonl import read\nfrom ..why import why\nfrom actors import trace\n"),
@@ -149,7 +151,7 @@ def test_what_the_layers_allow_is_not_complained_about(tmp_path: Path, path: str
             (f"actors/{name}.py", "import asyncio", "never imports asyncio")
             for name in ("headers", "errors", "settings")
         ),
-        ("actors/connection.py", "import hpack", "only actors.headers, actors.wire may"),
+        ("actors/connection.py", "import hpack", "only actors.headers, actors.inbox may"),
         ("actors/connection.py", "import httpx", "only h2, attrs and the standard library"),
         ("supervisor/cli.py", "from tests.support import clock", "only h2, attrs and the standard library"),
         ("actors/extra.py", "", "actors.extra has no place in the order"),

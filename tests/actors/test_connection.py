@@ -189,7 +189,7 @@ async def test_a_peer_that_says_nothing_is_given_up(server: bool) -> None:
 
 @pytest.mark.virtual_time
 async def test_a_peer_that_has_said_settings_may_be_silent() -> None:
-    async with Bench(hold) as bench:
+    async with Bench(hold, limits=Limits(idle_timeout=4000)) as bench:
         await asyncio.sleep(3600)
         assert bench.actor.exited is None
 

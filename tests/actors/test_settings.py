@@ -28,16 +28,20 @@ def test_every_setting_is_a_count_or_seconds_or_a_switch() -> None:
     assert SECONDS
 
 
+def _one(name: str, value: Any) -> dict[str, Any]:
+    return {name: value}
+
+
 @pytest.mark.parametrize("name", SWITCHES)
 def test_a_switch_is_on_or_off(name: str) -> None:
-    assert getattr(Limits(**{name: True}), name) is True
-    assert getattr(Limits(**{name: False}), name) is False
+    assert getattr(Limits(**_one(name, True)), name) is True
+    assert getattr(Limits(**_one(name, False)), name) is False
 
 
 @pytest.mark.parametrize("name", MAYBE_COUNTS)
 def test_a_limit_that_may_be_absent_takes_none_and_a_count(name: str) -> None:
-    assert getattr(Limits(**{name: None}), name) is None
-    assert getattr(Limits(**{name: 3}), name) == 3
+    assert getattr(Limits(**_one(name, None)), name) is None
+    assert getattr(Limits(**_one(name, 3)), name) == 3
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_a_limit_that_may_be_absent_takes_none_and_a_count(name: str) -> None:
 )
 def test_an_impossible_value_is_misuse_that_names_the_setting_and_the_value(name: str, value: Any) -> None:
     with pytest.raises(Misuse) as refused:
-        Limits(**{name: value})
+        Limits(**_one(name, value))
     assert f"Limits.{name} must be" in str(refused.value)
     assert repr(value) in str(refused.value)
 
@@ -60,12 +64,12 @@ def test_an_impossible_value_is_misuse_that_names_the_setting_and_the_value(name
 def test_a_count_is_a_whole_number(name: str) -> None:
     fraction: Any = float(getattr(Limits(), name))
     with pytest.raises(Misuse, match="a whole number"):
-        Limits(**{name: fraction})
+        Limits(**_one(name, fraction))
 
 
 @pytest.mark.parametrize("name", SECONDS)
 def test_seconds_may_be_given_as_a_whole_number(name: str) -> None:
-    assert getattr(Limits(**{name: 3}), name) == 3
+    assert getattr(Limits(**_one(name, 3)), name) == 3
 
 
 @pytest.mark.parametrize(
@@ -81,17 +85,17 @@ def test_seconds_may_be_given_as_a_whole_number(name: str) -> None:
 )
 def test_the_bounds_are_those_of_the_protocol(name: str, least: int, most: int) -> None:
     for value in (least, most):
-        assert getattr(Limits(**{name: value}), name) == value
+        assert getattr(Limits(**_one(name, value)), name) == value
     for value in (least - 1, most + 1):
         with pytest.raises(Misuse, match=f"from {least} to {most}"):
-            Limits(**{name: value})
+            Limits(**_one(name, value))
 
 
 def test_only_draining_may_take_no_time_at_all() -> None:
     assert Limits(drain_timeout=0).drain_timeout == 0
     for name in set(SECONDS) - {"drain_timeout"}:
         with pytest.raises(Misuse):
-            Limits(**{name: 0})
+            Limits(**_one(name, 0))
 
 
 def test_an_unfit_change_of_good_settings_is_refused_as_well() -> None:

@@ -24,6 +24,7 @@ from actors.messages import (
     TrailersArrived,
 )
 from actors.settings import Limits
+from actors.terms import Terms
 from actors.stream import StreamActor
 from tests.support.sides import ANYWHERE, settle
 
@@ -59,7 +60,7 @@ async def lent(*, cancel_on_reset: bool = False) -> AsyncIterator[Lent]:
         await done.wait()
 
     actor = StreamActor(
-        "the stream", Ref("connection", told.append), body, peer=ANYWHERE, limits=Limits(send_buffer=ROOM),
+        "the stream", Ref("connection", told.append), body, peer=ANYWHERE, terms=Terms(Limits(send_buffer=ROOM)),
         cancel_on_reset=cancel_on_reset,
     )  # fmt: skip
     stream = Lent(actor, told, done)
@@ -475,7 +476,7 @@ async def test_a_peers_reset_cancels_a_servers_body_with_the_cause_set_down_befo
         Ref("connection", told.append),
         body,
         peer=ANYWHERE,
-        limits=Limits(),
+        terms=Terms(Limits()),
         stream_id=1,
         cancel_on_reset=True,
     )

@@ -13,7 +13,7 @@ from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server
 from tests.support import frames
-from tests.support.frames import Code, RawPeer, Type
+from tests.support.frames import Code, RawPeer, Type, ping
 from tests.support.sides import served, settle, until
 
 
@@ -104,6 +104,9 @@ async def test_leaving_it_lets_what_is_open_finish() -> None:
         peer.send_headers(1, frames.request(), end_stream=True)
         await began.wait()
         closing = asyncio.create_task(server.close())
+        first = await peer.expect(Type.GOAWAY)
+        assert (first.code, first.last_stream_id) == (Code.NO_ERROR, 2**31 - 1)
+        peer.send(ping((await peer.expect(Type.PING)).payload, ack=True))
         goodbye = await peer.expect(Type.GOAWAY)
         assert (goodbye.code, goodbye.last_stream_id) == (Code.NO_ERROR, 1)
         peer.send_headers(3, frames.request(), end_stream=True)
@@ -113,7 +116,7 @@ async def test_leaving_it_lets_what_is_open_finish() -> None:
         assert await peer.expect_body(1) == b"finished"
         await peer.expect_end()
         await closing
-        assert len([heard for heard in peer.seen if heard.type == Type.GOAWAY]) == 1
+        assert len([heard for heard in peer.seen if heard.type == Type.GOAWAY]) == 2
 
 
 async def test_a_handler_that_waits_for_the_drain_ends_its_stream_well() -> None:

@@ -33,6 +33,7 @@ class Type(IntEnum):
     GOAWAY = 7
     WINDOW_UPDATE = 8
     CONTINUATION = 9
+    ALTSVC = 10
 
 
 class Flag(IntFlag):

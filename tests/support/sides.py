@@ -11,11 +11,13 @@ from hpack import Decoder
 
 from actors.actor import Actor
 from actors.bodies import Outgoing, Route, prepare, serve
+from actors.client import ClientConnection
 from actors.connection import ConnectionActor
 from actors.exchange import Handler
 from actors.headers import HeaderInput
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionLost, ConnectionNews, Peer
+from actors.serving import ServerConnection
 from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server
@@ -83,12 +85,17 @@ class FakeSocket:
         self.closing = False
         self.aborted = False
         self.reading = True
+        self.unsent = 0
+        """Bytes that the other side has not taken."""
         self.stuck = False
         """Whether closing never gets done, as when the other side takes nothing."""
         self.lost: Callable[[ConnectionLost], object] = lambda fact: None
 
     def write(self, data: bytes) -> None:
         self.written += data
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -115,21 +122,21 @@ class FakeSocket:
 class Bench:
     """A connection actor over a fake socket: what it reads is told by hand, what it writes is parsed on demand."""
 
-    def __init__(self, handler: Handler | None = None, *, limits: Limits | None = None) -> None:
+    def __init__(self, handler: Handler | None = None, *, limits: Limits | None = None, push: bool = False) -> None:
         self.limits = limits if limits is not None else Limits()
         self.socket = FakeSocket()
         self.news: list[ConnectionNews] = []
-        self.actor = ConnectionActor(
-            "connection",
-            self.socket,
-            peer=ANYWHERE,
-            limits=self.limits,
-            owner=Ref("owner", self.news.append),
-            handler=None if handler is None else serve(handler),
+        owner: Ref[ConnectionNews] = Ref("owner", self.news.append)
+        self.actor: ConnectionActor = (
+            ClientConnection("connection", self.socket, peer=ANYWHERE, limits=self.limits, owner=owner, push=push)
+            if handler is None
+            else ServerConnection(
+                "connection", self.socket, serve(handler), peer=ANYWHERE, limits=self.limits, owner=owner
+            )
         )
         self.socket.lost = self.actor.tell
         self.actor.start()
-        self.route = Route(self.actor.ref, ANYWHERE, self.limits, self.actor.tracer)
+        self.route = Route(self.actor.ref, ANYWHERE, self.actor.wire.terms, self.actor.tracer, pushes=push)
         self._server = handler is not None
         self._parser = Parser()
         self._decoder = Decoder()

@@ -1,0 +1,151 @@
+"""A client's connection: requests wait for the peer's limit, first come first served, and pushes may come along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from actors.connection import ConnectionActor
+from actors.errors import Closed, ErrorCode, GoAway, LinkError, Misuse, Outcome
+from actors.mailbox import Ref
+from actors.messages import (
+    ConnectionDraining,
+    ConnectionNews,
+    Drain,
+    Opened,
+    OpenStream,
+    Peer,
+    PromiseArrived,
+    PushStream,
+    Socket,
+    StreamFailed,
+)
+from actors.settings import Limits
+from actors.slots import Slots
+from actors.stream import Body, StreamActor
+from actors.trace import Tracer
+from actors.wire import ASSUMED_MAX_STREAMS, MAX_STREAM_ID, StreamFact, Wire
+
+
+class ClientConnection(ConnectionActor):
+    """The client's end of a connection."""
+
+    __slots__ = ("_promised", "_slots", "_waiting")
+
+    def __init__(
+        self,
+        name: str,
+        socket: Socket,
+        *,
+        peer: Peer,
+        limits: Limits,
+        owner: Ref[ConnectionNews],
+        push: bool = False,
+        tracer: Tracer | None = None,
+    ) -> None:
+        """``push`` lets the server promise streams (SETTINGS_ENABLE_PUSH)."""
+        super().__init__(
+            name, socket, Wire(client=True, limits=limits, push=push), peer=peer, owner=owner, tracer=tracer
+        )
+        self._slots: Slots[str] = Slots(ASSUMED_MAX_STREAMS)
+        self._waiting: dict[str, OpenStream] = {}
+        self._promised: dict[int, Body] = {}
+
+    def _admit(self, message: OpenStream) -> None:
+        name = message.stream.name
+        self.children[name] = message.stream
+        if self._going is not None:
+            message.stream.tell(StreamFailed(self._going, Outcome.NOT_SENT))
+            return
+        self._waiting[name] = message
+        if self._slots.enter(name):
+            self._open(name)
+
+    def _open(self, name: str) -> None:
+        message = self._waiting.pop(name)
+        if not message.is_wanted():
+            return  # its end is on the way, and frees its slot
+        whole = message.end and not message.body and not message.trailers
+        stream_id = self.wire.open(message.head, end=whole, weight=message.weight)
+        if stream_id is None:
+            message.stream.tell(StreamFailed(self._spent(), Outcome.NOT_SENT))
+            return
+        self._streams[stream_id] = message.stream
+        self._ids[name] = stream_id
+        if message.promised is not None:
+            self._promised[stream_id] = message.promised
+        message.stream.tell(Opened(stream_id))
+        if message.end and not whole:
+            self.wire.send_data(stream_id, message.body, end=True, trailers=message.trailers or None)
+        if stream_id + 2 > MAX_STREAM_ID:
+            self._spent()
+
+    def _spent(self) -> LinkError:
+        """No more streams: the owner makes another connection, and what is open here finishes (RFC 9113, 5.1.1)."""
+        if self._going is None:
+            error = self.wire.broken or Closed(f"{self.name} has used up its stream ids (RFC 9113, 5.1.1)")
+            self._going = self._closing = error
+            self._say_goodbye(ErrorCode.NO_ERROR)
+            self._send_home(error)
+            self._owner.tell(ConnectionDraining(self.name))
+        return self._going
+
+    def _send_home(self, error: LinkError) -> None:
+        """Fail those that wait for a slot."""
+        for name in self._slots.close():
+            self._waiting.pop(name).stream.tell(StreamFailed(error, Outcome.NOT_SENT))
+
+    def _push(self, message: PushStream) -> None:
+        message.reply.fail(Misuse("only servers push (RFC 9113, 8.4)"))
+
+    def _began(self, stream_id: int, fact: StreamFact | PromiseArrived) -> None:
+        if not isinstance(fact, PromiseArrived):
+            return  # of a stream that we dropped
+        body = self._promised.get(stream_id)
+        if body is None or self._going is not None:
+            self.wire.reset(fact.stream_id, ErrorCode.CANCEL)
+            self.wire.release(fact.stream_id)
+            return
+        parent = self._streams[stream_id].name
+        child = StreamActor(
+            f"{parent}/push-{fact.stream_id}", self.ref, body, peer=self.peer, terms=self.wire.terms,
+            tracer=self.tracer,
+        )  # fmt: skip
+        child.tell(fact)
+        self._streams[fact.stream_id] = child.ref
+        self._ids[child.name] = fact.stream_id
+        self.start_child(child)
+
+    def _peer_allows(self, max_streams: int) -> None:
+        for name in self._slots.change_limit(max_streams):
+            self._open(name)
+
+    def _peer_went(self, error: GoAway, last_stream_id: int) -> None:
+        self._send_home(error)
+        for stream_id, stream in list(self._streams.items()):
+            if stream_id % 2 and stream_id > last_stream_id:
+                stream.tell(StreamFailed(error, Outcome.UNPROCESSED))
+
+    def _drain(self, drain: Drain) -> None:
+        super()._drain(drain)
+        self._send_home(drain.error)
+
+    def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> None:
+        """Besides what all do, its slot is free."""
+        self._waiting.pop(name, None)
+        self._promised.pop(self._ids.get(name, 0), None)
+        super()._bury(name, reason, crashed=crashed)
+        for admitted in self._slots.leave(name):
+            self._open(admitted)
+
+    def ending(self, reason: BaseException | None) -> None:
+        error = reason if isinstance(reason, LinkError) else Closed.because(f"{self.name} has ended", reason)
+        for message in self._waiting.values():
+            message.stream.tell(StreamFailed(error))
+        super().ending(reason)
+
+    def detail(self) -> Mapping[str, str | int | float | bool | None]:
+        return {
+            **super().detail(),
+            "max_streams": self._slots.limit,
+            "waiting_for_a_slot": self._slots.waiting,
+        }
