@@ -11,13 +11,14 @@ import functools
 import inspect
 import logging
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from attrs import evolve, field, frozen
 
 from actors.actor import Stop
+from actors.client_stream import ClientStream, response_head_of, until_continue
 from actors.commands import ConnectionMessage
 from actors.errors import (
     Closed,
@@ -27,16 +28,7 @@ from actors.errors import (
     LinkError,
     Misuse,
 )
-from actors.exchange import (
-    ClientStream,
-    Handler,
-    OutgoingBody,
-    Response,
-    ServerStream,
-    check_weight,
-    response_head_of,
-    until_continue,
-)
+from actors.exchange import OutgoingBody, Response, check_weight
 from actors.headers import (
     HeaderInput,
     Pair,
@@ -46,6 +38,7 @@ from actors.headers import (
 )
 from actors.mailbox import Ref, closed_error
 from actors.messages import Exited, Halt, OpenStream, Peer
+from actors.server_stream import Handler, ServerStream
 from actors.stream import Body, StreamActor
 from actors.terms import Terms
 from actors.trace import Tracer
@@ -132,8 +125,8 @@ class Outgoing:
     """Whether it is an extended CONNECT."""
     expects: bool = False
     """Whether its body waits for 100 (RFC 9110, 10.1.1)."""
-    promised: Body | None = field(default=None, repr=False)
-    """What the actor of a stream runs that the server promises along with this one; None refuses them all."""
+    promised: Callable[[StreamActor], None] | None = field(default=None, repr=False)
+    """Gets the actor of each stream that the server promises along with this one; None refuses them all."""
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.body, str) or (
@@ -236,15 +229,16 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
             actor.reset(ErrorCode.CANCEL, ours or Closed.because(f"{actor.name} was not sent in full", error))
             raise Stop(ours) from error
 
-    async def promised(child: StreamActor) -> None:
+    def promised(child: StreamActor) -> None:
         pushed.append(child)
         if actor.promises is not None:
             actor.promises.append(child)
             actor.wake()
-        await asyncio.get_running_loop().create_future()
 
     pushed: list[StreamActor] = []
-    actor = _start(route, evolve(outgoing, promised=promised) if route.pushes else outgoing, lend)
+    if route.pushes:
+        outgoing = evolve(outgoing, promised=promised)
+    actor = _start(route, outgoing, lend)
     try:
         await actor.until(lambda: actor.sent)
         if not actor.sent:
@@ -368,6 +362,11 @@ async def _lend(actor: StreamActor, outgoing: Outgoing) -> None:
     except LinkError as error:
         if error is not actor.stopped_by:
             raise
+    await park(actor)
+
+
+async def park(actor: StreamActor) -> None:
+    """Leave the stream to somebody else's task until that halts it."""
     await asyncio.get_running_loop().create_future()
 
 

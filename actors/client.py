@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from actors.bodies import park
 from actors.connection import ConnectionActor
 from actors.errors import Closed, ErrorCode, GoAway, LinkError, Misuse, Outcome
 from actors.mailbox import Ref
@@ -21,7 +22,7 @@ from actors.messages import (
 )
 from actors.settings import Limits
 from actors.slots import Slots
-from actors.stream import Body, StreamActor
+from actors.stream import StreamActor
 from actors.trace import Tracer
 from actors.wire import ASSUMED_MAX_STREAMS, MAX_STREAM_ID, StreamFact, Wire
 
@@ -48,7 +49,7 @@ class ClientConnection(ConnectionActor):
         )
         self._slots: Slots[str] = Slots(ASSUMED_MAX_STREAMS)
         self._waiting: dict[str, OpenStream] = {}
-        self._promised: dict[int, Body] = {}
+        self._promised: dict[int, Callable[[StreamActor], None]] = {}
 
     def _admit(self, message: OpenStream) -> None:
         name = message.stream.name
@@ -100,20 +101,21 @@ class ClientConnection(ConnectionActor):
     def _began(self, stream_id: int, fact: StreamFact | PromiseArrived) -> None:
         if not isinstance(fact, PromiseArrived):
             return  # of a stream that we dropped
-        body = self._promised.get(stream_id)
-        if body is None or self._going is not None:
+        take = self._promised.get(stream_id)
+        if take is None or self._going is not None:
             self.wire.reset(fact.stream_id, ErrorCode.CANCEL)
             self.wire.release(fact.stream_id)
             return
         parent = self._streams[stream_id].name
         child = StreamActor(
-            f"{parent}/push-{fact.stream_id}", self.ref, body, peer=self.peer, terms=self.wire.terms,
+            f"{parent}/push-{fact.stream_id}", self.ref, park, peer=self.peer, terms=self.wire.terms,
             tracer=self.tracer,
         )  # fmt: skip
         child.tell(fact)
         self._streams[fact.stream_id] = child.ref
         self._ids[child.name] = fact.stream_id
         self.start_child(child)
+        take(child)
 
     def _peer_allows(self, max_streams: int) -> None:
         for name in self._slots.change_limit(max_streams):

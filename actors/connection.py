@@ -18,13 +18,11 @@ from typing import ClassVar, Final, assert_never
 
 from actors.actor import Stop
 from actors.commands import ConnectionMessage, WireCommand
-from actors.deadlines import Deadlines, Wait
 from actors.errors import (
     Closed,
     ErrorCode,
     GoAway,
     LinkError,
-    Misuse,
     Outcome,
     ProtocolViolation,
     TransportLost,
@@ -62,6 +60,7 @@ from actors.messages import (
     WriteResumed,
 )
 from actors.outbox import BYTES_PER_PUMP
+from actors.patience import Patience, Wait
 from actors.settings import Limits
 from actors.trace import Tracer
 from actors.turns import SECONDS_PER_TURN, TurnActor
@@ -78,9 +77,31 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     """One HTTP/2 connection over one socket."""
 
     __slots__ = (
-        "_changes", "_closing", "_deadlines", "_going", "_heard", "_held_back", "_ids", "_loop", "_lost", "_noted",
-        "_noted_taken", "_owner", "_ping", "_pinged", "_pings", "_reading_on", "_ready", "_rings",
-        "_said_goodbye", "_socket", "_streams", "_timer", "_writing_on", "_written", "peer", "wire",
+        "_changes",
+        "_closing",
+        "_going",
+        "_heard",
+        "_held_back",
+        "_ids",
+        "_loop",
+        "_lost",
+        "_owner",
+        "_patience",
+        "_ping",
+        "_pinged",
+        "_pings",
+        "_reading_on",
+        "_ready",
+        "_rings",
+        "_said_goodbye",
+        "_socket",
+        "_streams",
+        "_timer",
+        "_writing_on",
+        "_written",
+        "deadlines",
+        "peer",
+        "wire",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = ConnectionMessage
@@ -112,12 +133,11 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._lost = False
         self._reading_on = False
         self._writing_on = False
-        self._deadlines = Deadlines()
+        self._patience = Patience(wire)
+        self.deadlines = self._patience.deadlines
         self._timer: asyncio.TimerHandle | None = None
         self._rings = 0.0
         self._heard = 0.0
-        self._noted = 0
-        self._noted_taken = 0
         self._written = 0
         self._held_back = 0
         self._ping = 0
@@ -241,8 +261,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                     self._dispatch(stream_id, fact)
         except ProtocolViolation as violation:
             raise Stop(self._named(violation)) from violation.__cause__
-        if wire.progress is not None or Wait.BLOCK in self._deadlines:
-            self._watch_pieces()
+        if wire.progress is not None or Wait.BLOCK in self.deadlines:
+            self._patience.watch_pieces(self._heard)
+            self._arm(self._heard)
         if not self._suspended:
             self._pause_reading(False)
 
@@ -261,7 +282,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             case PeerSettings(max_streams):
                 if not self._ready:
                     self._ready = True
-                    self._deadlines.stop(Wait.SETTINGS)
+                    self.deadlines.stop(Wait.SETTINGS)
                     self._owner.tell(ConnectionReady(self.name))
                 self._peer_allows(max_streams)
             case SettingsAcked():
@@ -298,11 +319,11 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     # --- settings and pings -------------------------------------------------------------------------------------------
 
-    def _change(self, limits: Limits, done: Reply[None]) -> None:
+    def _change(self, limits: Limits, done: Reply[None] | None) -> None:
         if self.wire.change(limits):
             self._changes.append(done)
             self.keep(Wait.ACK, limits.settings_timeout)
-        else:
+        elif done is not None:
             done.tell(None)
 
     def _settings_acked(self) -> None:
@@ -310,7 +331,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             return
         if done := self._changes.popleft():
             done.tell(None)
-        self._deadlines.stop(Wait.ACK)
+        self.deadlines.stop(Wait.ACK)
         if self._changes:
             self.keep(Wait.ACK, self.limits.settings_timeout)
 
@@ -338,12 +359,12 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def keep(self, wait: Wait, seconds: float) -> None:
         """Have :meth:`_overdue` called for ``wait`` in ``seconds``, unless it is stopped before."""
         now = self._loop.time()
-        self._deadlines.start(wait, now + seconds)
+        self.deadlines.start(wait, now + seconds)
         self._arm(now)
 
     def _arm(self, now: float) -> None:
         """One timer for the earliest time; those that were stopped let it ring for nothing."""
-        at = self._deadlines.next
+        at = self.deadlines.next
         if at is None or (self._timer is not None and self._rings <= at):
             return
         if self._timer is not None:
@@ -356,46 +377,18 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._timer = None
         self.wire.guard.now = now
         try:
-            for wait in self._deadlines.due(now):
+            for wait in self.deadlines.due(now):
                 self._overdue(wait, now)
         except ProtocolViolation as violation:
             raise Stop(self._named(violation)) from None
+        except TransportLost as lost:
+            raise Stop(TransportLost(f"{self.peer.address}: {lost}")) from None
         self._arm(now)
 
     def _overdue(self, wait: Wait, now: float) -> None:
-        limits, trip = self.limits, self.wire.guard.trip
-        match wait:
-            case Wait.SETTINGS:
-                message = f"said nothing in HTTP/2 within {limits.settings_timeout:g} s (Limits.settings_timeout)"
-                raise ProtocolViolation(message, code=ErrorCode.SETTINGS_TIMEOUT)
-            case Wait.ACK:
-                message = f"SETTINGS not acknowledged within {limits.settings_timeout:g} s (Limits.settings_timeout)"
-                trip("settings_timeout", message, ErrorCode.SETTINGS_TIMEOUT)
-            case Wait.BLOCK:
-                trip("header_block_timeout", f"a header block took more than {limits.header_block_timeout:g} s")
-            case Wait.FRAME:
-                if self.wire.progress == self._noted:
-                    trip("frame_timeout", f"a frame took more than {limits.frame_timeout:g} s (Limits.frame_timeout)")
-                self._watch_pieces()
-            case Wait.WRITE:
-                self._write_overdue(limits.write_timeout)
-            case Wait.DRAIN:
-                raise Stop(self._closing)
-            case Wait.IDLE | Wait.GOODBYE:
-                raise Misuse(f"{wait.name} is for servers' connections")
-            case _:
-                assert_never(wait)
-
-    def _watch_pieces(self) -> None:
-        """What has begun and is not all there has its time, and a header block another."""
-        progress = self.wire.progress
-        if progress is not None and Wait.FRAME not in self._deadlines:
-            self._noted = progress
-            self.keep(Wait.FRAME, self.limits.frame_timeout)
-        if not self.wire.in_header_block:
-            self._deadlines.stop(Wait.BLOCK)
-        elif Wait.BLOCK not in self._deadlines:
-            self.keep(Wait.BLOCK, self.limits.header_block_timeout)
+        if wait is Wait.DRAIN:
+            raise Stop(self._closing)
+        self._patience.overdue(wait, self._taken(), now)
 
     def _backpressure(self, paused: bool) -> None:
         """While the socket takes nothing, what waits in it counts as ours; if it never does again, it is dead."""
@@ -404,23 +397,15 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         memory.give(self._held_back)
         self._held_back = BYTES_PER_PUMP if paused else 0
         memory.take(self._held_back)
-        self._deadlines.stop(Wait.WRITE)
+        self.deadlines.stop(Wait.WRITE)
         if paused:
-            self._noted_taken = self._taken()
-            self.keep(Wait.WRITE, self.limits.write_timeout)
+            now = self._loop.time()
+            self._patience.watch_socket(self._taken(), now)
+            self._arm(now)
 
     def _taken(self) -> int:
         """Bytes that the socket has taken since the beginning."""
         return self._written - self._socket.get_write_buffer_size()
-
-    def _write_overdue(self, seconds: float) -> None:
-        if self._taken() == self._noted_taken:
-            dead = TransportLost(f"the socket of {self.peer.address} took nothing for {seconds:g} s")
-            if not self.limits.dry_run:
-                raise Stop(dead)
-            self.wire.guard.report(str(dead))
-        self._noted_taken = self._taken()
-        self.keep(Wait.WRITE, seconds)
 
     # --- the end of a stream ------------------------------------------------------------------------------------------
 
@@ -484,8 +469,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         match message:
             case OpenStream(stream):
                 stream.tell(StreamFailed(error, Outcome.NOT_SENT))
-            case SendPing(reply) | ChangeLimits(_, reply) | PushStream(_, _, reply):
+            case SendPing(reply) | PushStream(_, _, reply):
                 reply.fail(error)
+            case ChangeLimits(_, done) if done is not None:
+                done.fail(error)
 
     def suspended(self, yes: bool) -> None:
         self._pause_reading(yes)

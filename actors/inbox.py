@@ -31,6 +31,13 @@ from h2.events import (
 from h2.exceptions import ProtocolError as H2ProtocolError
 from hpack import HPACKError
 
+from actors.arrived import (
+    arrived_weight,
+    check_arrived_promise,
+    check_arrived_request,
+    check_arrived_response,
+    check_arrived_trailers,
+)
 from actors.errors import ErrorCode, InvalidHeaders, LimitReached, LinkError, ProtocolViolation, code_name
 from actors.frames import (
     ACK,
@@ -47,15 +54,7 @@ from actors.frames import (
     without_priority,
 )
 from actors.guard import Guard
-from actors.headers import (
-    Pair,
-    arrived_weight,
-    check_arrived_promise,
-    check_arrived_request,
-    check_arrived_response,
-    check_arrived_trailers,
-    list_size,
-)
+from actors.headers import Pair, list_size
 from actors.ledger import Ledger
 from actors.messages import (
     AlternativeService,

@@ -7,7 +7,7 @@ act itself. To add a message: write the class, put it in its receiver's union, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -264,8 +264,8 @@ class OpenStream:
     weight: int
     is_wanted: Callable[[], bool] = field(default=lambda: True, repr=False)
     """Asked when its turn comes: what was reported as not sent, because its time was up, must never be sent."""
-    promised: Callable[[Any], Coroutine[Any, Any, None]] | None = field(default=None, repr=False)
-    """What the actor of a stream that the server promises along with this one runs; None refuses them all."""
+    promised: Callable[[Any], None] | None = field(default=None, repr=False)
+    """Gets the actor of each stream that the server promises along with this one; None refuses them all."""
 
     def summary(self) -> str:
         return f"{self.stream.name}: {_fields_summary(self.head)}"
@@ -296,7 +296,7 @@ class ChangeLimits:
     """From now on other limits hold; the answer comes when the peer has acknowledged what concerns it."""
 
     limits: Limits = field(repr=False)
-    reply: Reply[None] = field(repr=False)
+    reply: Reply[None] | None = field(default=None, repr=False)
 
 
 @frozen
@@ -433,7 +433,7 @@ class SocketAccepted:
         return self.peer.address
 
 
-ListenerMessage = SocketAccepted | Drain | ConnectionNews | Exited
+ListenerMessage = SocketAccepted | Drain | ChangeLimits | ConnectionNews | Exited
 
 
 def _fields_summary(pairs: list[Pair]) -> str:

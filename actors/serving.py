@@ -11,7 +11,6 @@ from typing import Final
 
 from actors.actor import Stop
 from actors.connection import ConnectionActor
-from actors.deadlines import Wait
 from actors.errors import Closed, ErrorCode, GoAway, LimitReached, Misuse
 from actors.mailbox import Ref
 from actors.messages import (
@@ -27,6 +26,7 @@ from actors.messages import (
     StreamFailed,
     StreamsCut,
 )
+from actors.patience import Wait
 from actors.settings import Limits
 from actors.stream import Body, StreamActor
 from actors.trace import Tracer
@@ -130,8 +130,8 @@ class ServerConnection(ConnectionActor):
 
     def _ping_acked(self, data: bytes) -> bool:
         ours = super()._ping_acked(data)
-        if ours and Wait.GOODBYE in self._deadlines:
-            self._deadlines.stop(Wait.GOODBYE)
+        if ours and Wait.GOODBYE in self.deadlines:
+            self.deadlines.stop(Wait.GOODBYE)
             self._last_goodbye()
         return ours
 

@@ -141,11 +141,6 @@ def _path(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise Misuse(f"{type(owner).__name__}.{attribute.name} must be the path of a file, not {type(value).__name__}")
 
 
-def _file() -> str | os.PathLike[str] | None:
-    checked: str | os.PathLike[str] | None = field(default=None, validator=_path)
-    return checked
-
-
 def _host_name(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if value is None:
         return
@@ -166,13 +161,13 @@ def _context(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None
 class Tls:
     """How a side does TLS; files are in PEM. Raises :class:`~actors.errors.Misuse` for what contradicts itself."""
 
-    certfile: str | os.PathLike[str] | None = _file()
+    certfile: str | os.PathLike[str] | None = field(default=None, validator=_path)
     """The certificate that we show, with those between it and its authority; a server must have one."""
-    keyfile: str | os.PathLike[str] | None = _file()
+    keyfile: str | os.PathLike[str] | None = field(default=None, validator=_path)
     """The certificate's key, not encrypted; None: it is in ``certfile``."""
-    client_ca: str | os.PathLike[str] | None = _file()
+    client_ca: str | os.PathLike[str] | None = field(default=None, validator=_path)
     """For servers: the authorities of client certificates, which each client must then show."""
-    cacert: str | os.PathLike[str] | None = _file()
+    cacert: str | os.PathLike[str] | None = field(default=None, validator=_path)
     """For clients: the authorities that are trusted; None: those of the system."""
     verify: bool = field(default=True, validator=_flag)
     """For clients: False takes any certificate for any host, and so protects from no one who can reroute packets."""

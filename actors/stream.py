@@ -44,6 +44,7 @@ from actors.messages import (
     StreamMessage,
     TrailersArrived,
 )
+from actors.pieces import Pieces
 from actors.settings import Limits
 from actors.terms import Terms
 from actors.trace import Tracer
@@ -55,9 +56,6 @@ Body = Callable[["StreamActor"], Coroutine[Any, Any, None]]
 NO_TRAILERS: Final = Headers()
 MAX_INFORMATIONAL: Final = 100
 """1xx responses before the final one."""
-SMALL: Final = 512
-JOINED: Final = 16 * 1024
-"""Bytes up to which small pieces of a body that nobody has read yet are joined."""
 LEAST_ROOM: Final = 4 * 1024
 """Bytes that a stream with nothing queued may always send: what is full for others must not stop it for ever."""
 CALLS_WITHOUT_PAUSE: Final = 64
@@ -68,10 +66,9 @@ class StreamActor(BodyActor[StreamMessage]):
     """One stream of one connection."""
 
     __slots__ = (
-        "_buffered",
-        "_cancel_on_reset",
-        "_chunks",
+                "_cancel_on_reset",
         "_connection",
+        "_pieces",
         "_prepaid",
         "_queued",
         "_run_body",
@@ -148,8 +145,7 @@ class StreamActor(BodyActor[StreamMessage]):
         self._cancel_on_reset = cancel_on_reset
         self._run_body = body
         self._connection = connection
-        self._chunks: deque[bytes | bytearray | memoryview] = deque()
-        self._buffered = 0
+        self._pieces = Pieces()
         self._prepaid = 0
         self._unpaused = 0
         self._waiters: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
@@ -167,11 +163,7 @@ class StreamActor(BodyActor[StreamMessage]):
         # Plain tests in the order of a bulk transfer: a match costs three times as much, once for every frame.
         if isinstance(message, DataArrived):
             if data := message.data:
-                if len(data) < SMALL and self._chunks:
-                    self._append_small(data)
-                else:
-                    self._chunks.append(data)
-                self._buffered += len(data)
+                self._pieces.add(data)
                 self.received += len(data)
             self.remote_ended = message.ended
         elif isinstance(message, RoomMade):
@@ -184,14 +176,6 @@ class StreamActor(BodyActor[StreamMessage]):
             self._fold_rare(message)
         if self._waiters:
             self.wake()
-
-    def _append_small(self, data: bytes) -> None:
-        """Join small pieces that nobody reads: each by itself would cost more than its bytes (CVE-2019-9511)."""
-        last = self._chunks[-1]
-        if isinstance(last, bytearray) and len(last) < JOINED:
-            last += data
-        else:
-            self._chunks.append(bytearray(data))
 
     def _fold_rare(
         self, message: TrailersArrived | InformationalArrived | PeerReset | StreamFailed | DrainBegan | PromiseArrived
@@ -302,29 +286,20 @@ class StreamActor(BodyActor[StreamMessage]):
 
     def has_input(self) -> bool:
         """Whether a read would give something or ``b""`` at once."""
-        return bool(self._chunks) or self.remote_ended
+        return self._pieces.size > 0 or self.remote_ended
 
     async def read(self, size: int) -> bytes:
         """Up to ``size`` bytes, ``b""`` at the end; what came before an error is given before the error is raised."""
         if size == 0:
             return b""
         await self.pause()
-        while not self._chunks:  # another reader may have been quicker
+        while not self._pieces.size:  # another reader may have been quicker
             if self.remote_ended:
                 return b""
             if self.error is not None:
                 raise self.failure()
             await self.until(self.has_input)
-        if self._buffered <= size:
-            data = self.take_buffered()
-        else:
-            chunk = self._chunks.popleft()
-            if len(chunk) > size:
-                # As bytes: a joined piece may still grow, which one with a view of it may not.
-                view = memoryview(bytes(chunk) if isinstance(chunk, bytearray) else chunk)
-                self._chunks.appendleft(view[size:])
-                chunk = view[:size]
-            data = bytes(chunk)
+        data = self._pieces.take(size)
         self._took(len(data))
         return data
 
@@ -340,7 +315,7 @@ class StreamActor(BodyActor[StreamMessage]):
         while not self._is_whole(most):
             # What has come stays where it is, so that a reader who is cancelled loses nothing, but it is paid for:
             # the peer may send more than a window.
-            if fresh := self._buffered - self._prepaid:
+            if fresh := self._pieces.size - self._prepaid:
                 self._prepay(fresh)
             if self._cancel_on_reset:
                 await self._until_more()
@@ -348,7 +323,7 @@ class StreamActor(BodyActor[StreamMessage]):
                 await self.until(self._has_more)
 
     def _has_more(self) -> bool:
-        return self._buffered > self._prepaid or self.remote_ended
+        return self._pieces.size > self._prepaid or self.remote_ended
 
     def _prepay(self, fresh: int) -> None:
         memory = self.terms.memory
@@ -377,7 +352,7 @@ class StreamActor(BodyActor[StreamMessage]):
         return error
 
     def _is_whole(self, most: int) -> bool:
-        if self._buffered > most:
+        if self._pieces.size > most:
             raise self._give_up(LimitReached(
                 f"the body of {self.name} is longer than max_body, {most} bytes: raise it, or read in pieces",
                 outcome=self.outcome,
@@ -388,9 +363,7 @@ class StreamActor(BodyActor[StreamMessage]):
 
     def take_buffered(self) -> bytes:
         """What has come and was not read; its credit is returned by the caller, or with the end of the stream."""
-        data = b"".join(self._chunks)
-        self._chunks.clear()
-        return data
+        return self._pieces.take_all()
 
     async def read_trailers(self) -> Headers:
         """The trailers once the peer has ended its side; empty Headers where it sent none."""
@@ -400,7 +373,6 @@ class StreamActor(BodyActor[StreamMessage]):
         return self.trailers
 
     def _took(self, size: int) -> None:
-        self._buffered -= size
         paid = min(size, self._prepaid)
         if paid:
             self._prepaid -= paid
@@ -491,7 +463,7 @@ class StreamActor(BodyActor[StreamMessage]):
         return {
             "stream": self.stream_id,
             "received": self.received,
-            "unread": self._buffered,
+            "unread": self._pieces.size,
             "room": self.room,
             "remote_ended": self.remote_ended,
             "local_ended": self.local_ended,

@@ -14,8 +14,8 @@ from typing import Final, NoReturn
 
 from attrs import field, frozen
 
-from actors.errors import Misuse, TlsFailed
-from actors.settings import Tls
+from actors.errors import Misuse, TlsFailed, TransportLost
+from actors.settings import Limits, Tls
 
 StrPath = str | os.PathLike[str]
 
@@ -30,10 +30,25 @@ class TlsSide:
 
     context: ssl.SSLContext = field(repr=False)
     server_hostname: str | None = None
-    """The name that a client asks for and verifies; None: the host that it connects to."""
+    """The name that a client asks for and verifies; None: the host that it connects to; empty: none."""
     handshake_timeout: float = 10.0
     shutdown_timeout: float = 1.0
     """Seconds that the peer has for answering our end with its own."""
+
+
+def server_side(tls: Tls, limits: Limits) -> TlsSide:
+    """What a server needs. Raises Misuse."""
+    return TlsSide(server_context(tls), None, limits.handshake_timeout, limits.shutdown_timeout)
+
+
+def client_side(tls: Tls, limits: Limits, *, named: bool) -> TlsSide:
+    """What a client needs; ``named``: it connects to a host, whose name is verified. Raises Misuse."""
+    context, name = client_context(tls), tls.server_hostname
+    if name is None and not named:
+        if context.check_hostname:
+            raise Misuse("TLS over a Unix socket: give Tls.server_hostname, the name that its certificate is for")
+        name = ""
+    return TlsSide(context, name, limits.handshake_timeout, limits.shutdown_timeout)
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
@@ -139,13 +154,14 @@ def _load_authorities(context: ssl.SSLContext, path: StrPath) -> None:
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
+_STRANGER: Final = "its certificate comes from an unknown authority: name the authority's file as cacert to trust it"
 _VERDICTS: Final = {
     9: "its certificate is not valid yet (are both clocks right?)",
     10: "its certificate has expired",
     18: "its certificate is self-signed and not among the trusted ones: name the file as cacert to trust it",
-    19: "its certificate comes from an authority of its own that is not trusted: name its file as cacert to trust it",
-    20: "its certificate comes from an unknown authority: name the authority's file as cacert to trust it",
-    21: "its certificate comes from an unknown authority: name the authority's file as cacert to trust it",
+    19: _STRANGER,
+    20: _STRANGER,
+    21: _STRANGER,
     23: "its certificate was revoked",
     26: "its certificate is not for this purpose",
     62: "its certificate is for another host name",
@@ -181,20 +197,22 @@ _REASONS: Final = {
 """By the reason of an :class:`ssl.SSLError`."""
 
 
-def tls_failed(error: BaseException, where: str, *, name: str | None = None) -> TlsFailed:
-    """What ended TLS with ``where``, in a line; ``name`` is what a client verifies the certificate for."""
+def tls_failed(error: BaseException, where: str, *, name: str | None = None, what: str = "no TLS") -> TlsFailed:
+    """What kept ``where`` and us from TLS, in a line; ``name`` is what a client verifies the certificate for."""
     match error:
         case ssl.SSLCertVerificationError(verify_code=code) if code in _VERDICTS:
-            what = _VERDICTS[code] + (f" than {name}" if name is not None and code in (62, 64) else "")
+            why = _VERDICTS[code] + (f" than {name}" if name is not None and code in (62, 64) else "")
         case ssl.SSLError():
-            what = _REASONS.get(error.reason) or _words(error)
+            why = _REASONS.get(error.reason) or _words(error)
         case TimeoutError() | ConnectionAbortedError():  # the latter is asyncio's for a handshake that takes too long
-            what = "the handshake took too long"
+            why = "the handshake took too long"
+        case ConnectionError() if name is None:
+            why = "it gave up the handshake; perhaps it does not trust our certificate"
         case ConnectionError():
-            what = "it closed the connection during the handshake: does it speak TLS on this port?"
+            why = "it closed the connection during the handshake: does it speak TLS on this port?"
         case _:
-            what = str(error) or type(error).__name__
-    return TlsFailed.because(f"no TLS with {where}: {what}", error)
+            why = str(error) or type(error).__name__
+    return TlsFailed.because(f"{what} with {where}: {why}", error)
 
 
 def tls_broken(error: BaseException | None, where: str, *, refused: bool) -> BaseException | None:
@@ -203,13 +221,19 @@ def tls_broken(error: BaseException | None, where: str, *, refused: bool) -> Bas
     With TLS 1.3 a client's handshake is over before the server has judged its certificate.
     """
     if isinstance(error, ssl.SSLError):
-        return tls_failed(error, where)
+        return tls_failed(error, where, what="no TLS" if refused else "an end of TLS")
     if refused and (error is None or isinstance(error, ConnectionError)):
         return TlsFailed.because(
             f"no TLS with {where}: it closed the connection right after the handshake; perhaps it demands a client "
             "certificate, or another one: give certfile and keyfile", error,
         )  # fmt: skip
     return error
+
+
+def first_cause(reason: BaseException | None) -> BaseException | None:
+    """What ended a connection that never was ready: where TLS failed, that and not the loss that came of it."""
+    cause = reason.__cause__ if isinstance(reason, TransportLost) else None
+    return cause if isinstance(cause, TlsFailed) else reason
 
 
 def not_h2(where: str, chosen: str | None) -> TlsFailed:

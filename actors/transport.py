@@ -10,13 +10,15 @@ import errno
 import os
 import re
 import socket as sockets
+import ssl
 import stat
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from actors.errors import ConnectFailed, ListenFailed, Misuse
+from actors.errors import ConnectFailed, Misuse, TlsFailed
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, ConnectionLost, Peer, WritePaused, WriteResumed
+from actors.tls import ALPN, TlsSide, not_h2, tls_broken, tls_failed
 from actors.trace import Tracer
 
 BACKLOG: Final = 1024
@@ -31,7 +33,11 @@ class SocketProtocol(asyncio.Protocol):
         self._kept: list[ConnectionFact] = []
         self._tell: Callable[[ConnectionFact], object] = self._kept.append
         self._transport: asyncio.Transport | None = None
+        self._ssl: ssl.SSLObject | None = None
+        self._unheard = True
         self.peer = Peer("nowhere")
+        self.refused: TlsFailed | None = None
+        """Why it was aborted as soon as it was encrypted: the peer did not choose HTTP/2."""
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -39,6 +45,11 @@ class SocketProtocol(asyncio.Protocol):
         if self._transport is None:
             raise Misuse("the socket is not connected yet")
         return self._transport
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it was ever connected, TLS handshake included, to a peer of HTTP/2."""
+        return self._transport is not None and self.refused is None
 
     def attach(self, connection: Ref[ConnectionFact]) -> None:
         """From now on, tell ``connection``; first what was kept."""
@@ -49,15 +60,29 @@ class SocketProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self.peer = Peer(_address(self._transport))
+        address = _address(self._transport)
+        self.peer = Peer(address)
+        tls = self._ssl = self._transport.get_extra_info("ssl_object")
+        if tls is not None:
+            chosen = tls.selected_alpn_protocol()
+            self.peer = Peer(address, chosen, self._transport.get_extra_info("peercert") or None)
+            if chosen != ALPN:
+                self.refused = not_h2(address, chosen)
+                self._transport.abort()
+                return
         if self._connected is not None:
             self._connected(self)
 
     def data_received(self, data: bytes) -> None:
+        self._unheard = False
         self._say(BytesArrived(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._say(ConnectionLost(exc))
+        if self._ssl is None:
+            self._say(ConnectionLost(exc))
+        else:
+            refused = self._unheard and not self._ssl.server_side
+            self._say(ConnectionLost(tls_broken(exc, self.peer.address, refused=refused)))
 
     def pause_writing(self) -> None:
         self._say(WritePaused())
@@ -73,58 +98,120 @@ class SocketProtocol(asyncio.Protocol):
 
 def _address(transport: asyncio.Transport) -> str:
     name = transport.get_extra_info("peername")
-    if isinstance(name, tuple):
-        host, port = name[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(name or transport.get_extra_info("sockname") or "unix")
+    return shown(name) if isinstance(name, tuple) else str(name or transport.get_extra_info("sockname") or "unix")
+
+
+def shown(address: tuple[Any, ...]) -> str:
+    """``HOST:PORT`` of a socket's address."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def dial(
-    tracer: Tracer, *, host: str = "", port: int = 0, path: str | None = None, timeout: float = 10.0
+    tracer: Tracer,
+    *,
+    host: str = "",
+    port: int = 0,
+    path: str | None = None,
+    timeout: float = 10.0,
+    tls: TlsSide | None = None,
 ) -> SocketProtocol:
-    """Connect to a TCP port, trying the host's addresses in turn, or to a Unix socket. Raises ConnectFailed."""
+    """Connect to a TCP port, trying the host's addresses in turn, or to a Unix socket; with ``tls``, encrypted.
+
+    Raises ConnectFailed, or TlsFailed once there is a connection. ``timeout`` seconds cover both.
+    """
     loop = asyncio.get_running_loop()
     where = f"the Unix socket {path}" if path is not None else f"{host}:{port}"
+    made: list[SocketProtocol] = []
+
+    def protocol() -> SocketProtocol:
+        """Called when the socket is connected: what fails from then on is the handshake."""
+        made.append(SocketProtocol(tracer))
+        return made[0]
+
     try:
         async with asyncio.timeout(timeout):
             if path is not None:
-                return (await loop.create_unix_connection(lambda: SocketProtocol(tracer), path))[1]
-            return (await loop.create_connection(lambda: SocketProtocol(tracer), host, port))[1]
-    except TimeoutError as error:
-        raise ConnectFailed.because(f"no connection to {where} within {timeout:g} s", error) from error
-    except (OSError, OverflowError, ValueError) as error:
-        raise ConnectFailed.because(f"no connection to {where}: {_reason(error)}", error) from error
+                await loop.create_unix_connection(protocol, path, **_client_side(tls))
+            else:
+                await loop.create_connection(protocol, host, port, **_client_side(tls))
+    except (OSError, OverflowError, ValueError) as error:  # among them every error of ssl, and TimeoutError
+        if made and tls is not None:
+            raise tls_failed(error, where, name=tls.server_hostname or host) from error
+        why = f" within {timeout:g} s" if isinstance(error, TimeoutError) else f": {reason_of(error)}"
+        raise ConnectFailed.because(f"no connection to {where}{why}", error) from error
+    except asyncio.CancelledError:
+        if made and made[0].is_connected:
+            made[0].transport.abort()  # asyncio would close it, which over TLS waits for the peer
+        raise
+    connected = made[0]
+    if connected.refused is not None:
+        raise connected.refused
+    if not connected.is_connected:  # asyncio calls a handshake done that was aborted
+        raise tls_failed(ConnectionResetError(), where, name=host)
+    return connected
 
 
-async def listen(
-    tracer: Tracer,
-    connected: Callable[[SocketProtocol], None],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    path: str | None = None,
-) -> asyncio.Server:
-    """Listen on a TCP port (0: any free one) or a Unix socket; ``connected`` gets each client. Raises ListenFailed."""
-    loop = asyncio.get_running_loop()
-    where = f"the Unix socket {path}" if path is not None else f"{host}:{port}"
+def _client_side(tls: TlsSide | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    named = {} if tls.server_hostname is None else {"server_hostname": tls.server_hostname}
+    return {**handshake_options(tls), **named}
+
+
+def handshake_options(tls: TlsSide) -> dict[str, Any]:
+    """How asyncio is told of TLS, on either side."""
+    return {
+        "ssl": tls.context,
+        "ssl_handshake_timeout": tls.handshake_timeout,
+        "ssl_shutdown_timeout": tls.shutdown_timeout,
+    }
+
+
+def bind_unix(path: str) -> sockets.socket:
+    """A socket that listens at the path, where a file that nobody listens on is replaced. Raises OSError."""
+    _clear_stale(path)
+    return _bound(sockets.AF_UNIX, path)
+
+
+async def bind_tcp(host: str, port: int) -> list[sockets.socket]:
+    """A listening socket for each address of the host that this machine has. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=sockets.SOCK_STREAM, flags=sockets.AI_PASSIVE
+    )  # fmt: skip
+    listening: list[sockets.socket] = []
+    unusable: OSError | None = None
     try:
-        if path is not None:
-            _clear_stale(path)
-            server = await loop.create_unix_server(
-                lambda: SocketProtocol(tracer, connected), path, backlog=BACKLOG, start_serving=False
-            )
-        else:
-            server = await loop.create_server(
-                lambda: SocketProtocol(tracer, connected), host, port, backlog=BACKLOG, start_serving=False
-            )
-        try:
-            await server.start_serving()
-        except BaseException:
-            server.close()  # nobody else knows of it yet
-            raise
-        return server
-    except (OSError, OverflowError, ValueError) as error:
-        raise ListenFailed.because(f"cannot listen on {where}: {_reason(error)}", error) from error
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            try:
+                listening.append(_bound(family, address))
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                unusable = error
+        if unusable is not None and not listening:
+            raise unusable
+    except BaseException:
+        for each in listening:
+            each.close()
+        raise
+    return listening
+
+
+def _bound(family: int, address: Any) -> sockets.socket:
+    listening = sockets.socket(family, sockets.SOCK_STREAM)
+    try:
+        if family != sockets.AF_UNIX:
+            listening.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+        if family == sockets.AF_INET6:
+            listening.setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        listening.setblocking(False)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 def _clear_stale(path: str) -> None:
@@ -153,7 +240,7 @@ _REMEDIES: Final = {
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The system's own words, without asyncio's around them, and a remedy where there is one."""
     if not isinstance(error, OSError) or isinstance(error, sockets.gaierror):
         return str(getattr(error, "strerror", None) or error)

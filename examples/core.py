@@ -5,7 +5,7 @@ Run it with ``python -m examples.core``.
 
 import asyncio
 
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server

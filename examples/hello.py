@@ -4,7 +4,7 @@ Run it with ``muxlink serve examples.hello:hello --bind 127.0.0.1:8080`` and ask
 ``muxlink request -d world http://127.0.0.1:8080/``.
 """
 
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 
 
 async def hello(stream: ServerStream) -> None:

@@ -20,10 +20,12 @@ from typing import Final, NoReturn, cast
 
 from actors.bodies import is_coroutine_function
 from actors.errors import InvalidHeaders, LinkError, Misuse
-from actors.exchange import Handler, OutgoingBody
+from actors.exchange import OutgoingBody
 from actors.headers import check_fields
+from actors.server_stream import Handler
+from actors.settings import Tls
 from supervisor import demo
-from supervisor.endpoints import UNIX_PREFIX, parse_bind, parse_url
+from supervisor.endpoints import UNIX_PREFIX, Endpoint, parse_bind, parse_url
 from supervisor.link import Link
 from supervisor.server import Server
 
@@ -47,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser(
         "serve", help="serve a handler", formatter_class=raw,
-        description="Serve a handler over HTTP/2 with prior knowledge until SIGINT or SIGTERM, then drain.\n"
-        "The working directory is importable.",
+        description="Serve a handler over HTTP/2, over TLS with --certfile and else with prior knowledge,\n"
+        "until SIGINT or SIGTERM, then drain. The working directory is importable.",
         epilog="example: muxlink serve examples.hello:hello --bind 127.0.0.1:8080",
     )  # fmt: skip
     serve.add_argument("handler", metavar="MODULE:HANDLER", help="a coroutine function that takes a stream")
@@ -56,14 +58,18 @@ def _parser() -> argparse.ArgumentParser:
         "--bind", default="127.0.0.1:8080", metavar="HOST:PORT|unix:PATH",
         help="where to listen; port 0 is any free one (default: %(default)s)",
     )  # fmt: skip
+    serve.add_argument("--certfile", metavar="FILE", help="serve over TLS with this certificate (PEM)")
+    serve.add_argument("--keyfile", metavar="FILE", help="its key, where that is not in the same file")
+    serve.add_argument("--client-ca", metavar="FILE", help="demand client certificates of these authorities")
     serve.set_defaults(run=_serve)
 
     ask = commands.add_parser(
         "request", help="send one request and print the response's body", formatter_class=raw,
-        description="Send one request over HTTP/2 with prior knowledge and print the response's body.",
+        description="Send one request over HTTP/2, over TLS for https and else with prior knowledge,\n"
+        "and print the response's body.",
         epilog="example: muxlink request -d world http://127.0.0.1:8080/",
     )  # fmt: skip
-    ask.add_argument("url", metavar="URL", help="http://HOST[:PORT][/PATH]")
+    ask.add_argument("url", metavar="URL", help="http://HOST[:PORT][/PATH], or https://")
     ask.add_argument("-X", "--request", dest="method", metavar="METHOD", help="default: GET, or POST with -d")
     ask.add_argument("-d", "--data", metavar="DATA|@FILE", help="the request's body, or the file that holds it")
     ask.add_argument(
@@ -72,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("-i", "--include", action="store_true", help="print the response's head and trailers, too")
     ask.add_argument("--timeout", type=float, metavar="SECONDS", help="for the whole request (default: none)")
     ask.add_argument("--unix-socket", metavar="PATH", help="connect there; the URL's host is only named in the request")
+    ask.add_argument("--cacert", metavar="FILE", help="trust these authorities (PEM), and not the system's")
+    ask.add_argument("--cert", metavar="FILE", help="show this client certificate")
+    ask.add_argument("--key", metavar="FILE", help="its key, where that is not in the same file")
+    ask.add_argument("--insecure", action="store_true", help="verify neither the server's certificate nor its name")
     ask.set_defaults(run=_request)
 
     story = commands.add_parser(
@@ -90,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(asked: argparse.Namespace) -> int:
     handler = load_handler(asked.handler)
     where = parse_bind(asked.bind)
+    tls = _server_tls(asked)
     loop = asyncio.get_running_loop()
     stopping = [asyncio.Event(), asyncio.Event()]
 
@@ -99,7 +110,7 @@ async def _serve(asked: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    async with Server(handler, where.host or "127.0.0.1", where.port, path=where.path) as server:
+    async with Server(handler, where.host or "127.0.0.1", where.port, path=where.path, tls=tls) as server:
         print(f"serving {server.url}", flush=True)
         ended = asyncio.create_task(server.wait())
         stopped = asyncio.create_task(stopping[0].wait())
@@ -114,6 +125,14 @@ async def _serve(asked: argparse.Namespace) -> int:
             task.cancel()
         await asyncio.wait((draining, hastened, ended, stopped))
     return DONE
+
+
+def _server_tls(asked: argparse.Namespace) -> Tls | None:
+    if asked.certfile is None:
+        if asked.keyfile is not None or asked.client_ca is not None:
+            raise Misuse("--keyfile and --client-ca go with --certfile, the certificate to serve with")
+        return None
+    return Tls(certfile=asked.certfile, keyfile=asked.keyfile, client_ca=asked.client_ca)
 
 
 def load_handler(name: str) -> Handler:
@@ -145,13 +164,15 @@ async def _request(asked: argparse.Namespace) -> int:
     endpoint, path = parse_url(asked.url)
     if endpoint.path is not None:
         raise Misuse(f"bad URL {asked.url!r}: write --unix-socket {endpoint.path} http://localhost/PATH")
-    service = f"{UNIX_PREFIX}{asked.unix_socket}" if asked.unix_socket else f"http://{endpoint}"
+    tls = _client_tls(asked, endpoint)
+    scheme = "http" if tls is None else "https"
+    service = f"{UNIX_PREFIX}{asked.unix_socket}" if asked.unix_socket else f"{scheme}://{endpoint}"
     method = asked.method if asked.method is not None else "GET" if asked.data is None else "POST"
     headers = check_fields([_header(line) for line in asked.headers])  # before anything is connected
     body = _body(asked.data)
     if asked.timeout is not None and not asked.timeout > 0:
         raise Misuse(f"--timeout must be a number of seconds above 0, not {asked.timeout:g}")
-    link = Link(service)  # not entered: it connects at the first request, within its time limit
+    link = Link(service, tls=tls)  # not entered: it connects at the first request, within its time limit
     async with AsyncExitStack() as leaving:
         leaving.push_async_callback(link.close)
         stream = await leaving.enter_async_context(
@@ -167,6 +188,23 @@ async def _request(asked: argparse.Namespace) -> int:
             out.write(b"\n" + _lines(trailers))
         out.flush()
     return DONE
+
+
+def _client_tls(asked: argparse.Namespace, endpoint: Endpoint) -> Tls | None:
+    if not endpoint.secure:
+        if asked.insecure or any(each is not None for each in (asked.cacert, asked.cert, asked.key)):
+            raise Misuse("--cacert, --cert, --key and --insecure go with an https URL")
+        return None
+    if asked.insecure and asked.cacert is not None:
+        raise Misuse("--cacert says whom to trust, and --insecure to trust anyone: give one of them")
+    if asked.key is not None and asked.cert is None:
+        raise Misuse("--key goes with --cert, the certificate that it is for")
+    if asked.insecure:
+        print("muxlink request: warning: --insecure verifies nothing: anyone may answer and listen", file=sys.stderr)
+    return Tls(
+        cacert=asked.cacert, certfile=asked.cert, keyfile=asked.key, verify=not asked.insecure,
+        server_hostname=endpoint.host,
+    )  # fmt: skip
 
 
 def _lines(headers: object) -> bytes:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Final, TextIO
 
 from actors.errors import ConnectFailed, ProtocolViolation
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 from supervisor.link import Link
 
 START_TIMEOUT: Final = 20.0

@@ -20,6 +20,8 @@ class Endpoint:
     port: int = 0
     path: str | None = None
     """The Unix socket's path, where it is one."""
+    secure: bool = False
+    """Whether a URL asked for TLS."""
 
     def __str__(self) -> str:
         if self.path is not None:
@@ -31,14 +33,16 @@ class Endpoint:
         """What ``:authority`` says where the caller gives nothing else."""
         if self.path is not None:
             return "localhost"
-        return str(self) if self.port != DEFAULT_PORT else str(self).removesuffix(f":{DEFAULT_PORT}")
+        default = SECURE_PORT if self.secure else DEFAULT_PORT
+        return str(self) if self.port != default else str(self).removesuffix(f":{default}")
 
 
 DEFAULT_PORT: Final = 80
+SECURE_PORT: Final = 443
 
 
 def parse_url(url: str) -> tuple[Endpoint, str]:
-    """The endpoint of ``http://HOST[:PORT][/PATH]`` or ``unix:PATH``, and the path and query to ask for.
+    """The endpoint of ``http(s)://HOST[:PORT][/PATH]`` or ``unix:PATH``, and the path and query to ask for.
 
     Raises Misuse for what is neither.
     """
@@ -54,14 +58,14 @@ def parse_url(url: str) -> tuple[Endpoint, str]:
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise Misuse(f"bad URL {url!r}: {error}") from None
-    if parts.scheme == "https":
-        raise Misuse(f"bad URL {url!r}: https is not supported yet, only http (HTTP/2 with prior knowledge)")
-    if parts.scheme != "http" or not host:
-        raise Misuse(f"bad URL {url!r}: write http://HOST[:PORT][/PATH] or unix:PATH")
+    if parts.scheme not in ("http", "https") or not host:
+        raise Misuse(f"bad URL {url!r}: write http://HOST[:PORT][/PATH], https:// for TLS, or unix:PATH")
     if port == 0 or any(character.isspace() or ord(character) < 0x21 for character in url):
         raise Misuse(f"bad URL {url!r}: port 0 or white space in it")
     path = parts.path or "/"
-    return Endpoint(host, port or DEFAULT_PORT), f"{path}?{parts.query}" if parts.query else path
+    secure = parts.scheme == "https"
+    endpoint = Endpoint(host, port or (SECURE_PORT if secure else DEFAULT_PORT), secure=secure)
+    return endpoint, f"{path}?{parts.query}" if parts.query else path
 
 
 def parse_bind(bind: str) -> Endpoint:

@@ -5,36 +5,67 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, assert_never
 
 from attrs import evolve
 
 from actors.bodies import Outgoing, Route, open_stream, prepare, request
 from actors.client import ClientConnection
+from actors.client_stream import ClientStream
 from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
-from actors.exchange import ClientStream, OutgoingBody, Response
+from actors.exchange import OutgoingBody, Response
 from actors.headers import HeaderInput
 from actors.mailbox import Ref, Reply, closed_error
-from actors.messages import ConnectionDraining, ConnectionNews, ConnectionReady, Exited
-from actors.settings import Limits
+from actors.messages import (
+    AlternativeOffered,
+    ChangeLimits,
+    ConnectionDraining,
+    ConnectionNews,
+    ConnectionReady,
+    Drain,
+    Exited,
+    SendPing,
+    StreamsCut,
+)
+from actors.settings import Limits, Tls
+from actors.tls import TlsSide, client_side, first_cause
 from actors.trace import Tracer
 from actors.transport import dial
-from supervisor.endpoints import parse_url
+from supervisor.endpoints import Endpoint, parse_url
 
 _numbers: Final = itertools.count(1)
 
 
+def _tls_of(endpoint: Endpoint, tls: Tls | None, limits: Limits) -> TlsSide | None:
+    """What TLS needs; None for plaintext. Raises Misuse."""
+    if tls is None and not endpoint.secure:
+        return None
+    if not endpoint.secure and endpoint.path is None:
+        raise Misuse(f"tls is for https: write https://{endpoint}, or leave tls away")
+    return client_side(tls if tls is not None else Tls(), limits, named=endpoint.path is None)
+
+
 class Link:
-    """Requests to one service over HTTP/2 with prior knowledge.
+    """Requests to one service over HTTP/2, over TLS or with prior knowledge.
 
     ``async with`` connects on entering; on leaving, what is still open ends with Closed. A connection that was lost or
     is going away is replaced when the next request comes.
     """
 
-    def __init__(self, url: str, *, connections: int = 1, limits: Limits | None = None) -> None:
-        """``url`` is ``http://HOST[:PORT]`` or ``unix:PATH``. Raises Misuse for anything else.
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections: int = 1,
+        push: bool = False,
+        tls: Tls | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """``url`` is ``http://HOST[:PORT]``, ``https://`` for TLS, or ``unix:PATH``. Raises Misuse for anything else.
+
+        ``tls`` says how TLS is done; for a Unix socket, that it is. The files that it names are read at once.
 
         ``connections`` is 1: a link keeps one connection in this version, and refuses another number.
         """
@@ -47,6 +78,10 @@ class Link:
         self.tracer = Tracer()
         """The hook that sees every message of the link's actors."""
         self.name = f"link-{next(_numbers)}"
+        self.alternatives: dict[str, str] = {}
+        """Where else an origin is served, as the service said in ALTSVC (RFC 7838); nothing is done with it."""
+        self._push = push
+        self._tls = _tls_of(self.endpoint, tls, self.limits)
         self._route: Route | None = None
         self._connections: dict[str, ClientConnection] = {}
         self._dialling: asyncio.Task[Route] | None = None
@@ -56,7 +91,7 @@ class Link:
         self._entered = False
 
     async def __aenter__(self) -> Self:
-        """Connect. Raises ConnectFailed, and ProtocolViolation where the peer does not speak HTTP/2."""
+        """Connect. Raises ConnectFailed, TlsFailed, and ProtocolViolation where the peer does not speak HTTP/2."""
         if self._entered:
             raise Misuse("a Link is entered once: leaving it would close it for whoever entered it first")
         self._entered = True
@@ -72,8 +107,11 @@ class Link:
     ) -> None:
         await self.close()
 
-    async def close(self) -> None:
-        """Say GOAWAY, end what is open with Closed, and close; closing twice is closing once."""
+    async def close(self, *, debug: bytes = b"") -> None:
+        """Say GOAWAY, end what is open with Closed, and close; closing twice is closing once.
+
+        ``debug`` is for the people who look after the service; of it the first 512 bytes are sent.
+        """
         if self._closed is None:
             self._closed = Closed(f"the link to {self.endpoint} was closed")
         self._route = None
@@ -81,7 +119,40 @@ class Link:
             self._dialling.cancel()
             await asyncio.wait((self._dialling,))
         for connection in list(self._connections.values()):
+            if debug:
+                await self._say_last(connection, Drain(0.0, self._closed, debug))
             await connection.stop(self._closed)
+
+    async def _say_last(self, connection: ClientConnection, last: Drain) -> None:
+        """Let the connection end by itself, with its last words, where it can."""
+        connection.tell(last)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.shutdown_timeout):
+                await connection.wait()
+
+    async def ping(self) -> float:
+        """Send PING (RFC 9113, 6.7), connecting first where need be, and return the round-trip time in seconds.
+
+        All who ask at the same time share one. It has no deadline of its own. Raises LinkError.
+        """
+        route = await self._connected()
+        reply: Reply[float] = Reply()
+        route.connection.tell(SendPing(reply))
+        return await reply.wait()
+
+    async def change_limits(self, limits: Limits) -> None:
+        """Let other limits hold; returns when the service has acknowledged what concerns it (RFC 9113, 6.5.3).
+
+        Each holds from its acknowledgement on, and for later connections from their beginning; windows that are open
+        stay as they are. Raises LinkError where the connection ends meanwhile.
+        """
+        self.limits = limits
+        replies: list[Reply[None]] = []
+        for connection in self._connections.values():
+            replies.append(Reply())
+            connection.tell(ChangeLimits(limits, replies[-1]))
+        for reply in replies:
+            await reply.wait()
 
     async def request(
         self,
@@ -103,7 +174,7 @@ class Link:
         """
         outgoing = self._prepare(
             method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
-            max_body=max_body, authority=None,
+            max_body=max_body, authority=None, protocol=None,
         )  # fmt: skip
         outgoing, route = await self._routed(outgoing)
         return await request(route, outgoing)
@@ -121,15 +192,17 @@ class Link:
         weight: int = 16,
         max_body: int | None = None,
         authority: str | None = None,
+        protocol: str | None = None,
     ) -> AsyncIterator[ClientStream]:
         """Open a stream to send and receive over at the same time; leaving it unfinished resets it with CANCEL.
 
         Without ``body`` our side stays open until ``end()``, but for GET and HEAD, which have none. The rest is as in
-        :meth:`request`; ``max_body`` bounds ``read()`` to the end.
+        :meth:`request`; ``max_body`` bounds ``read()`` to the end. ``protocol`` makes a CONNECT an extended one
+        (RFC 8441), such as ``websocket``; where the service does not take that, it is Misuse and nothing is sent.
         """
         outgoing = self._prepare(
             method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
-            max_body=max_body, authority=authority,
+            max_body=max_body, authority=authority, protocol=protocol,
         )  # fmt: skip
         outgoing, route = await self._routed(outgoing)
         async with open_stream(route, outgoing) as stream:
@@ -147,12 +220,13 @@ class Link:
         weight: int,
         max_body: int | None,
         authority: str | None,
+        protocol: str | None,
     ) -> Outgoing:
         """Check everything, before a connection is made or anything sent."""
         return prepare(
             f"{self.name}/request-{next(self._requests)}",
             method,
-            "http",
+            "http" if self._tls is None else "https",
             self.endpoint.authority if authority is None else authority,
             path,
             headers=headers,
@@ -161,6 +235,7 @@ class Link:
             weight=weight,
             timeout=timeout,
             max_body=self.limits.max_response_body if max_body is None else max_body,
+            protocol=protocol,
         )
 
     async def _routed(self, outgoing: Outgoing) -> tuple[Outgoing, Route]:
@@ -204,8 +279,9 @@ class Link:
     async def _dial(self) -> Route:
         endpoint, limits = self.endpoint, self.limits
         protocol = await dial(
-            self.tracer, host=endpoint.host, port=endpoint.port, path=endpoint.path, timeout=limits.connect_timeout
-        )
+            self.tracer, host=endpoint.host, port=endpoint.port, path=endpoint.path, timeout=limits.connect_timeout,
+            tls=self._tls,
+        )  # fmt: skip
         name = f"{self.name}/connection-{next(self._dials)}"
         ready: Reply[None] = Reply()
         leaving = False
@@ -218,22 +294,34 @@ class Link:
                 case ConnectionDraining():
                     leaving = True
                     self._leave(route)
+                case AlternativeOffered(_, origin, value):
+                    self.alternatives[origin.decode("latin-1")] = value.decode("latin-1")
+                case StreamsCut():
+                    pass  # whoever had one was told
+                case _:
+                    assert_never(news)
 
         def ended(exited: Exited) -> None:
             self._leave(route)
             self._connections.pop(name, None)
-            reason = exited.reason
+            reason = first_cause(exited.reason)
             ready.fail(reason if isinstance(reason, LinkError) else closed_error(name, reason))
 
         connection = ClientConnection(
-            name, protocol.transport, peer=protocol.peer, limits=limits, owner=Ref(name, hear), tracer=self.tracer
+            name,
+            protocol.transport,
+            peer=protocol.peer,
+            limits=limits,
+            owner=Ref(name, hear),
+            push=self._push,
+            tracer=self.tracer,
         )
-        route = Route(connection.ref, protocol.peer, connection.wire.terms, self.tracer)
+        route = Route(connection.ref, protocol.peer, connection.wire.terms, self.tracer, pushes=self._push)
         self._connections[name] = connection
         protocol.attach(connection.start(Ref(name, ended)))
         await ready.wait()
         if connection.exited is not None:  # gone in the same breath
-            reason = connection.exited.reason
+            reason = first_cause(connection.exited.reason)
             raise reason if isinstance(reason, LinkError) else closed_error(name, reason)
         if self._closed is None and not leaving:
             self._route = route

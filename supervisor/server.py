@@ -9,22 +9,32 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
+from attrs import frozen
+
 from actors.actor import get_state
 from actors.bodies import serve
 from actors.errors import Closed, LinkError, Misuse
-from actors.exchange import Handler
-from actors.listener import ListenerActor
+from actors.listener import Acceptor, ListenerActor, listen
 from actors.mailbox import closed_error
-from actors.messages import ActorState, Drain
-from actors.settings import Limits
+from actors.messages import ActorState, ChangeLimits, Drain, Socket
+from actors.server_stream import Handler
+from actors.settings import Limits, Tls
+from actors.tls import TlsSide, server_side
 from actors.trace import Tracer
-from actors.transport import listen
 
 _numbers: Final = itertools.count(1)
 
 
+@frozen
+class DrainReport:
+    """What became of a drain."""
+
+    cut: tuple[str, ...]
+    """The names of the streams that had not finished when their time was up."""
+
+
 class Server:
-    """Serves HTTP/2 with prior knowledge, each stream in a task of its own that runs ``handler``.
+    """Serves HTTP/2, over TLS or with prior knowledge, each stream in a task of its own that runs ``handler``.
 
     ``async with`` listens on entering; on leaving it takes no more, gives what is open ``limits.drain_timeout`` seconds
     to finish, and closes. Raises Misuse at once for what cannot work, and ListenFailed on entering.
@@ -37,9 +47,13 @@ class Server:
         port: int = 0,
         *,
         path: str | None = None,
+        tls: Tls | None = None,
         limits: Limits | None = None,
     ) -> None:
-        """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``."""
+        """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``.
+
+        The files that ``tls`` names are read at once, and never again.
+        """
         if type(port) is not int or not 0 <= port <= 65_535:
             raise Misuse(f"a port is from 0 to 65535, not {port!r}")
         if path is not None and (not isinstance(path, str) or not path):
@@ -52,10 +66,11 @@ class Server:
         self.host = host
         self.path = path
         self._port = port
+        self._tls: TlsSide | None = server_side(tls, self.limits) if tls is not None else None
         self._listener = ListenerActor(
-            f"server-{next(_numbers)}", serve(handler), limits=self.limits, tracer=self.tracer
+            f"server-{next(_numbers)}", serve(handler), limits=self.limits, tracer=self.tracer, released=self._released
         )
-        self._sockets: asyncio.Server | None = None
+        self._sockets: Acceptor | None = None
         self._entered = False
 
     @property
@@ -73,7 +88,8 @@ class Server:
         """Where a :class:`~supervisor.link.Link` finds it."""
         if self.path is not None:
             return f"unix:{self.path}"
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://[{self.host}]:{self.port}" if ":" in self.host else f"{scheme}://{self.host}:{self.port}"
 
     async def state(self) -> ActorState:
         """How its listener is, and the names of its connections. Raises Closed before and after its time."""
@@ -86,10 +102,16 @@ class Server:
             raise Misuse("a Server serves once: make another")
         self._entered = True
         self._sockets = await listen(
-            self.tracer, self._listener.connected, host=self.host, port=self._port, path=self.path
-        )
+            self.tracer, self._listener.connected, host=self.host, port=self._port, path=self.path,
+            limits=self.limits, tls=self._tls,
+        )  # fmt: skip
         self._listener.start()
         return self
+
+    def _released(self, socket: Socket) -> None:
+        """A connection has ended: another may come."""
+        if self._sockets is not None:
+            self._sockets.release(socket)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -102,15 +124,25 @@ class Server:
         if exited.crashed:
             raise closed_error(exited.name, exited.reason)
 
-    async def close(self, drain: float | None = None) -> None:
+    def change_limits(self, limits: Limits) -> None:
+        """Let other limits hold: for later connections at once, for those that are open as each acknowledges them.
+
+        Does not wait for the clients, which may take their time. What a listener was made for, such as
+        ``max_connections``, stays.
+        """
+        self.limits = limits
+        self._listener.tell(ChangeLimits(limits))
+
+    async def close(self, drain: float | None = None, *, debug: bytes = b"") -> DrainReport:
         """Drain for ``drain`` seconds (``limits.drain_timeout``) and close; the second call waits for the first.
 
-        Cancelling it closes at once. Raises Misuse for a time that is none.
+        ``debug`` goes into each GOAWAY, for the people who look after the clients; of it the first 512 bytes are sent.
+        Returns what did not finish. Cancelling it closes at once. Raises Misuse for a time that is none.
         """
         if drain is not None and (type(drain) not in (int, float) or not drain >= 0):
             raise Misuse(f"a time for draining is a number of seconds, not {drain!r}")
         if self._sockets is None:
-            return
+            return DrainReport(())
         if self._sockets.is_serving():
             self._sockets.close()
             if self.path is not None:
@@ -119,7 +151,7 @@ class Server:
         seconds = self.limits.drain_timeout if drain is None else drain
         closed: LinkError = Closed("the server was closed")
         try:
-            self._listener.ref.tell(Drain(seconds, closed))
+            self._listener.ref.tell(Drain(seconds, closed, debug))
             async with asyncio.timeout(seconds + 2 * self.limits.shutdown_timeout):
                 await self._listener.wait()
         except TimeoutError:
@@ -127,3 +159,6 @@ class Server:
         except asyncio.CancelledError:
             await self._listener.stop(closed)
             raise
+        finally:
+            await self._sockets.wait_closed()
+        return DrainReport(tuple(self._listener.cut))

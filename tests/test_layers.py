@@ -11,10 +11,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "actors": (
-        *("errors", "settings", "headers", "trace", "mailbox", "messages", "actor", "turns", "slots", "memory", "terms"),
-        *("frames", "protocol", "records", "guard", "ledger", "outbox", "inbox", "wire"),
-        *("commands", "stream", "exchange", "bodies", "deadlines", "connection", "client", "serving"),
-        *("tls", "transport", "listener"),
+        *("errors", "settings", "headers", "arrived", "trace", "mailbox", "messages", "actor", "turns", "slots"),
+        *("memory", "terms", "frames", "protocol", "records", "guard", "ledger", "outbox", "inbox", "wire"),
+        *("commands", "pieces", "stream", "exchange", "server_stream", "client_stream", "bodies"),
+        *("patience", "connection", "client", "serving", "tls", "transport", "listener"),
     ),
     "supervisor": (
         *("restart", "health", "retry", "why", "tracing", "tree", "endpoints", "link", "server", "control"),
@@ -25,8 +25,9 @@ RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package
 """Each module or folder of modules, from the top down. A new one must be placed here."""
 
 NEVER_ASYNCIO = {
-    *(f"actors.{name}" for name in ("errors", "settings", "headers", "slots", "frames", "protocol", "wire")),
-    *(f"actors.{name}" for name in ("memory", "terms", "records", "guard", "ledger", "outbox", "inbox", "deadlines")),
+    *(f"actors.{name}" for name in ("errors", "settings", "headers", "arrived", "slots", "memory", "terms", "frames")),
+    *(f"actors.{name}" for name in ("protocol", "records", "guard", "ledger", "outbox", "inbox", "wire", "pieces")),
+    *(f"actors.{name}" for name in ("patience",)),
     *(f"supervisor.{name}" for name in ("restart", "health", "retry")),
 }
 LIBRARIES = {"h2", "attrs"}

@@ -8,8 +8,8 @@ import pytest
 
 from actors.bodies import request
 from actors.errors import Closed, LinkError, Misuse, Outcome, TransportLost
-from actors.exchange import ServerStream
 from actors.messages import BytesArrived, ConnectionLost
+from actors.server_stream import ServerStream
 from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server

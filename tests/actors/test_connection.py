@@ -18,8 +18,8 @@ from actors.errors import (
     StreamReset,
     TransportLost,
 )
-from actors.exchange import ServerStream
 from actors.messages import BytesArrived, ConnectionDraining, ConnectionLost, ConnectionReady, Resume, Suspend
+from actors.server_stream import ServerStream
 from actors.settings import Limits
 from tests.support import frames
 from tests.support.frames import (

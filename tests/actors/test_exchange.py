@@ -21,9 +21,9 @@ from actors.errors import (
     Outcome,
     StreamReset,
 )
-from actors.exchange import ServerStream
 from actors.headers import Headers
 from actors.messages import BytesArrived, Resume, Suspend
+from actors.server_stream import ServerStream
 from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server

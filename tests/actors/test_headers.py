@@ -15,15 +15,13 @@ from hpack import Decoder, Encoder, NeverIndexedHeaderTuple
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
+from actors.arrived import check_arrived_request, check_arrived_response, check_arrived_trailers
 from actors.errors import InvalidHeaders
 from actors.headers import (
     SECRETS,
     HeaderInput,
     Headers,
     Pair,
-    check_arrived_request,
-    check_arrived_response,
-    check_arrived_trailers,
     check_fields,
     declared_length,
     request_head,

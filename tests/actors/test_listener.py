@@ -7,10 +7,10 @@ import pytest
 from actors.actor import get_state
 from actors.bodies import serve
 from actors.errors import Closed
-from actors.exchange import ServerStream
 from actors.listener import ListenerActor
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, Drain, SocketAccepted
+from actors.server_stream import ServerStream
 from actors.settings import Limits
 from tests.support import frames
 from tests.support.frames import PREFACE, Code, Parser, Type, encode, headers, settings

@@ -24,8 +24,8 @@ from actors.messages import (
     TrailersArrived,
 )
 from actors.settings import Limits
-from actors.terms import Terms
 from actors.stream import StreamActor
+from actors.terms import Terms
 from tests.support.sides import ANYWHERE, settle
 
 HEAD = [(b":status", b"200")]

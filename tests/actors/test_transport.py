@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from actors.errors import ConnectFailed, ListenFailed, Outcome
+from actors.listener import listen
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, ConnectionLost
 from actors.trace import Tracer
-from actors.transport import SocketProtocol, dial, listen
+from actors.transport import SocketProtocol, dial
 from tests.support.sides import until
 
 

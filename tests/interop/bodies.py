@@ -12,12 +12,15 @@ from pathlib import Path
 
 from attrs import define, field
 
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 
 BLOCK = 1 << 20
 BLOCKS = 100
 BIG = BLOCKS * BLOCK
 """The length of the big body, in bytes."""
+
+TWICE_BIG = 2 * BIG
+"""The length of the big body sent twice in one response."""
 
 ROOM = 48 << 20
 """What a process may grow by while a big body passes through it: less than half of the body."""
@@ -45,6 +48,16 @@ def big_digest() -> str:
     digest = hashlib.sha256()
     for block in big_blocks():
         digest.update(block)
+    return digest.hexdigest()
+
+
+@functools.cache
+def twice_big_digest() -> str:
+    """The SHA-256 of the big body sent twice in one response."""
+    digest = hashlib.sha256()
+    for _ in range(2):
+        for block in big_blocks():
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -90,6 +103,17 @@ async def send_big(stream: ServerStream) -> None:
         tally.add(block)
     assert tally.growth < ROOM, f"grew by {tally.growth} bytes while sending"
     await stream.end(trailers=[("x-digest", tally.digest)])
+
+
+async def send_twice_big(stream: ServerStream) -> None:
+    """A handler that streams 200 MB."""
+    before = resident_bytes()
+    await stream.start_response(200, [("content-length", str(TWICE_BIG))])
+    for _ in range(2):
+        for block in big_blocks():
+            await stream.send(block)
+        assert resident_bytes() - before < 2 * ROOM, "grew while sending"
+    await stream.end()
 
 
 async def take_big(stream: ServerStream) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TextIO
 import pytest
 
 from actors.errors import ConnectFailed, Misuse, ProtocolViolation
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 from supervisor import cli, demo
 from supervisor.cli import FILE_CHUNK, load_handler, main
 from supervisor.server import Server

@@ -14,7 +14,7 @@ import pytest
 from attrs import define
 
 from actors.errors import ConnectFailed, LinkError, ProtocolViolation
-from actors.exchange import Handler, ServerStream
+from actors.server_stream import Handler, ServerStream
 from supervisor import demo
 from supervisor.server import Server
 from tests.support.sides import linked, until

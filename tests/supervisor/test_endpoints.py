@@ -18,6 +18,11 @@ from supervisor.endpoints import Endpoint, parse_bind, parse_url
         ("http://[::1]:65535/x", Endpoint("::1", 65535), "/x", "[::1]:65535"),
         ("http://[::1]", Endpoint("::1", 80), "/", "[::1]"),
         ("http://h?q", Endpoint("h", 80), "/?q", "h"),
+        ("http://h:443", Endpoint("h", 443), "/", "h:443"),
+        ("https://service", Endpoint("service", 443, secure=True), "/", "service"),
+        ("https://service:443/a", Endpoint("service", 443, secure=True), "/a", "service"),
+        ("HTTPS://service:80", Endpoint("service", 80, secure=True), "/", "service:80"),
+        ("https://[::1]", Endpoint("::1", 443, secure=True), "/", "[::1]"),
         ("unix:/run/s.sock", Endpoint(path="/run/s.sock"), "/", "localhost"),
         ("unix:relative", Endpoint(path="relative"), "/", "localhost"),
     ],
@@ -30,7 +35,8 @@ def test_a_url_is_an_endpoint_and_a_path(url: str, endpoint: Endpoint, path: str
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("https://service", "https is not supported yet"),
+        ("https://", "https:// for TLS"),
+        ("https://h:0", "port 0"),
         ("ftp://service", "write http://"),
         ("service:80", "write http://"),
         ("//service", "write http://"),

@@ -19,7 +19,7 @@ from actors.errors import (
     ProtocolViolation,
     TransportLost,
 )
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server
@@ -37,7 +37,7 @@ async def answer(stream: ServerStream) -> None:
 # --- connecting -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["https://h", "h:80", "", "unix:", "http://h/path", "http://h/?query", None, 5])
+@pytest.mark.parametrize("url", ["h:80", "", "unix:", "http://h/path", "http://h/?query", None, 5])
 def test_a_url_that_cannot_be_linked_to_is_misuse(url: Any) -> None:
     with pytest.raises(Misuse):
         Link(url)

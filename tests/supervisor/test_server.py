@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.errors import Closed, LinkError, ListenFailed, Misuse, Outcome
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server

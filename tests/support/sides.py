@@ -13,10 +13,10 @@ from actors.actor import Actor
 from actors.bodies import Outgoing, Route, prepare, serve
 from actors.client import ClientConnection
 from actors.connection import ConnectionActor
-from actors.exchange import Handler
 from actors.headers import HeaderInput
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionLost, ConnectionNews, Peer
+from actors.server_stream import Handler
 from actors.serving import ServerConnection
 from actors.settings import Limits
 from supervisor.link import Link

@@ -1,0 +1,125 @@
+"""What a connection waits for, and until when; one timer is enough for all of it (no I/O, time is passed in)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, assert_never
+
+from actors.errors import ErrorCode, Misuse, ProtocolViolation, TransportLost
+from actors.wire import Wire
+
+
+class Wait(enum.Enum):
+    """What may be overdue."""
+
+    SETTINGS = enum.auto()
+    """The peer's preface and first SETTINGS."""
+    ACK = enum.auto()
+    """The acknowledgement of our SETTINGS."""
+    BLOCK = enum.auto()
+    """The rest of a header block."""
+    FRAME = enum.auto()
+    """The rest of a frame."""
+    WRITE = enum.auto()
+    """The socket, to take more."""
+    IDLE = enum.auto()
+    """Anything at all, from a client without streams."""
+    GOODBYE = enum.auto()
+    """The answer to the PING between the two GOAWAYs of a drain."""
+    DRAIN = enum.auto()
+    """The last stream of a drain."""
+
+
+EARLY: Final = 0.001
+"""Seconds by which a timer may ring before its time."""
+
+
+class Deadlines:
+    """Times by what they are for."""
+
+    __slots__ = ("_at",)
+
+    def __init__(self) -> None:
+        self._at: dict[Wait, float] = {}
+
+    def __contains__(self, wait: Wait) -> bool:
+        return wait in self._at
+
+    def start(self, wait: Wait, at: float) -> None:
+        """Wait until ``at``; of two times for the same the earlier one counts."""
+        self._at[wait] = min(at, self._at.get(wait, at))
+
+    def stop(self, wait: Wait) -> None:
+        self._at.pop(wait, None)
+
+    @property
+    def next(self) -> float | None:
+        """The earliest of them."""
+        return min(self._at.values(), default=None)
+
+    def due(self, now: float) -> list[Wait]:
+        """What is overdue, which is waited for no more."""
+        over = [wait for wait, at in self._at.items() if at <= now + EARLY]
+        for wait in over:
+            del self._at[wait]
+        return over
+
+
+class Patience:
+    """Notices when a peer makes no progress with what it began, or a socket with what it was given."""
+
+    __slots__ = ("_frames", "_taken", "_wire", "deadlines")
+
+    def __init__(self, wire: Wire) -> None:
+        self.deadlines = Deadlines()
+        self._wire = wire
+        self._frames = 0
+        self._taken = 0
+
+    def watch_pieces(self, now: float) -> None:
+        """What has begun and is not all there has its time, and a header block another."""
+        wire, limits, deadlines = self._wire, self._wire.limits, self.deadlines
+        progress = wire.progress
+        if progress is not None and Wait.FRAME not in deadlines:
+            self._frames = progress
+            deadlines.start(Wait.FRAME, now + limits.frame_timeout)
+        if not wire.in_header_block:
+            deadlines.stop(Wait.BLOCK)
+        elif Wait.BLOCK not in deadlines:
+            deadlines.start(Wait.BLOCK, now + limits.header_block_timeout)
+
+    def watch_socket(self, taken: int, now: float) -> None:
+        """The socket says that it is full, having ``taken`` so many bytes since the beginning."""
+        self._taken = taken
+        self.deadlines.start(Wait.WRITE, now + self._wire.limits.write_timeout)
+
+    def overdue(self, wait: Wait, taken: int, now: float) -> None:
+        """Raise ProtocolViolation or TransportLost where ``wait`` is over; go on waiting where there was progress."""
+        limits, trip = self._wire.limits, self._wire.guard.trip
+        match wait:
+            case Wait.SETTINGS:
+                message = f"said nothing in HTTP/2 within {limits.settings_timeout:g} s (Limits.settings_timeout)"
+                raise ProtocolViolation(message, code=ErrorCode.SETTINGS_TIMEOUT)
+            case Wait.ACK:
+                message = f"SETTINGS not acknowledged within {limits.settings_timeout:g} s (Limits.settings_timeout)"
+                trip("settings_timeout", message, ErrorCode.SETTINGS_TIMEOUT)
+            case Wait.BLOCK:
+                seconds = limits.header_block_timeout
+                trip(
+                    "header_block_timeout", f"a header block took more than {seconds:g} s (Limits.header_block_timeout)"
+                )
+            case Wait.FRAME:
+                if self._wire.progress == self._frames:
+                    trip("frame_timeout", f"a frame took more than {limits.frame_timeout:g} s (Limits.frame_timeout)")
+                self.watch_pieces(now)
+            case Wait.WRITE:
+                if taken == self._taken:
+                    dead = f"its socket took nothing for {limits.write_timeout:g} s (Limits.write_timeout)"
+                    if not limits.dry_run:
+                        raise TransportLost(dead)
+                    self._wire.guard.report(dead)
+                self.watch_socket(taken, now)
+            case Wait.IDLE | Wait.GOODBYE | Wait.DRAIN:
+                raise Misuse(f"{wait.name} is not about progress")
+            case _:
+                assert_never(wait)
