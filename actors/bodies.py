@@ -24,6 +24,7 @@ from actors.errors import (
     Closed,
     DeadlineExceeded,
     ErrorCode,
+    InvalidHeaders,
     LimitReached,
     LinkError,
     Misuse,
@@ -75,8 +76,15 @@ def serve(handler: Handler) -> Body:
         try:
             await handler(stream)
         except LinkError as stopped:
-            if stopped is not actor.given_up or stream._status or actor.error is not None:
+            if stopped is not actor.given_up or actor.error is not None:
                 raise
+            if stream._status and not isinstance(stopped, InvalidHeaders):
+                raise
+            if isinstance(stopped, InvalidHeaders):
+                # No fault of the handler's, and nothing that a peer should be able to fill a log with.
+                logger.info("%s was given up: %s", actor.name, stopped)
+                actor.reset(ErrorCode.INTERNAL_ERROR)
+                return
             await stream.respond(413 if isinstance(stopped, LimitReached) else 408)
         except SystemExit as error:
             raise RuntimeError("the handler called sys.exit(), which would end the whole server") from error
@@ -180,10 +188,46 @@ def prepare(
 
 
 async def request(route: Route, outgoing: Outgoing) -> Response:
-    """Send a request and return its whole response; the stream's task does all of it.
+    """Send a request and return its whole response.
 
-    Raises the stream's error, DeadlineExceeded, LimitReached, and what the iteration over a body raises.
+    One whose body goes out along with its head lives in its caller's task; any other has a task of its own. Raises the
+    stream's error, DeadlineExceeded, LimitReached, and what the iteration over a body raises.
     """
+    body = outgoing.body
+    if not isinstance(body, bytes) or (body and not _fits(route, outgoing)):
+        return await _request_apart(route, outgoing)
+
+    actor = _stream(route, outgoing, park)
+    actor.enter(route.connection)
+    cause: LinkError | None = None
+    try:
+        if outgoing.timeout is None:
+            await _receive(actor, outgoing, body)
+        else:
+            await _within(actor, outgoing.timeout, _receive(actor, outgoing, body))
+        return _response(actor)
+    except LinkError as error:
+        cause = error
+        raise
+    except asyncio.CancelledError:
+        cause = _cancelled(actor)
+        raise
+    finally:
+        actor.leave(cause)
+
+
+async def _receive(actor: StreamActor, outgoing: Outgoing, body: bytes) -> None:
+    """Send a request that is whole, and wait for the whole answer."""
+    _open(actor, outgoing, body)
+    await actor.until_whole(outgoing.max_body)
+
+
+def _cancelled(actor: StreamActor) -> Closed:
+    return Closed(f"{actor.name} was cancelled by its caller", outcome=actor.outcome)
+
+
+async def _request_apart(route: Route, outgoing: Outgoing) -> Response:
+    """The response to a request that has a task of its own, which sends its body and receives the answer."""
     result: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
     async def run(actor: StreamActor) -> None:
@@ -209,7 +253,7 @@ async def request(route: Route, outgoing: Outgoing) -> Response:
     try:
         return await result
     except asyncio.CancelledError:
-        actor.signal(Halt(Closed(f"{outgoing.name} was cancelled by its caller", outcome=actor.outcome)))
+        actor.signal(Halt(_cancelled(actor)))
         raise
 
 
@@ -251,8 +295,12 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
             each.signal(Halt(None))
 
 
+def _stream(route: Route, outgoing: Outgoing, body: Body) -> StreamActor:
+    return StreamActor(outgoing.name, route.connection, body, peer=route.peer, terms=route.terms, tracer=route.tracer)
+
+
 def _start(route: Route, outgoing: Outgoing, body: Body, *watchers: Ref[Exited]) -> StreamActor:
-    actor = StreamActor(outgoing.name, route.connection, body, peer=route.peer, terms=route.terms, tracer=route.tracer)
+    actor = _stream(route, outgoing, body)
     if outgoing.promised is not None:
         actor.promises = deque()
     actor.start(route.connection, *watchers)
@@ -276,26 +324,19 @@ async def _within(actor: StreamActor, seconds: float | None, work: Coroutine[Non
 
 
 async def _exchange(actor: StreamActor, outgoing: Outgoing) -> None:
-    """Send all and receive all, at the same time where the body is long: the peer may answer as it reads."""
+    """Send all and receive all at the same time: the peer may answer as it reads."""
     failures: list[Exception] = []
-    upload: asyncio.Task[None] | None = None
-    body = outgoing.body
-    if isinstance(body, bytes) and (not body or _fits(actor, outgoing, body)):
-        _open(actor, outgoing, body)
-    else:
-        upload = asyncio.get_running_loop().create_task(_upload(actor, outgoing, failures), name=f"{actor.name}/upload")
+    upload = asyncio.get_running_loop().create_task(_upload(actor, outgoing, failures), name=f"{actor.name}/upload")
     try:
         await actor.until_whole(outgoing.max_body)
-        if upload is not None:
-            # An early answer does not stop it, unless the peer says so (RFC 9113, 8.1).
-            task = upload
-            task.add_done_callback(lambda _: actor.wake())
-            await actor.until(lambda: task.done() or actor.stopped_by is not None)
+        # An early answer does not stop it, unless the peer says so (RFC 9113, 8.1).
+        upload.add_done_callback(lambda _: actor.wake())
+        await actor.until(lambda: upload.done() or actor.stopped_by is not None)
     except LinkError:
         if not failures:
             raise
     finally:
-        if upload is not None and not upload.done():
+        if not upload.done():
             upload.cancel()
             await asyncio.wait((upload,), timeout=actor.limits.shutdown_timeout)
             if not upload.done():
@@ -304,9 +345,11 @@ async def _exchange(actor: StreamActor, outgoing: Outgoing) -> None:
         raise failures[0] from None
 
 
-def _fits(actor: StreamActor, outgoing: Outgoing, body: bytes) -> bool:
-    """Whether the body can go out along with the head."""
-    return len(body) <= actor.room and not outgoing.expects and not actor.terms.memory.full
+def _fits(route: Route, outgoing: Outgoing) -> bool:
+    """Whether a body of bytes can go out along with the head."""
+    terms, body = route.terms, outgoing.body
+    size = len(body) if isinstance(body, bytes) else 0
+    return size <= terms.limits.send_buffer and not outgoing.expects and not terms.memory.full
 
 
 def _response(actor: StreamActor) -> Response:

@@ -8,7 +8,10 @@ in ``serving.py``.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import struct
+import termios
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Mapping
@@ -70,6 +73,8 @@ logger: Final = logging.getLogger("muxlink.connection")
 
 FRAMES_PER_LOOK: Final = 16
 """Frames that are read between two looks at the clock."""
+SECONDS_PER_LATER_TURN: Final = 0.001
+"""What a burst that was too long for one turn gets in each later one, so that many of them leave time for others."""
 MAX_DEBUG_DATA: Final = 512
 
 
@@ -172,7 +177,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                 self._admit(message)
             case ReadOn():
                 self._reading_on = False
-                self._read()
+                self._read(again=True)
             case WriteOn():
                 self._writing_on = False
             case WritePaused() | WriteResumed():
@@ -204,7 +209,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         for stream_id, size in wire.take_room():
             if stream := self._streams.get(stream_id):
                 stream.tell(RoomMade(size))
-        if data := wire.output():
+        if (data := wire.output()) and not self._socket.is_closing():
             self._written += len(data)
             self._socket.write(data)
         if not self._writing_on and wire.has_output:
@@ -245,11 +250,11 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     # --- input --------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        """Tell what the bytes say; a long burst goes on in a later turn, and the socket waits meanwhile."""
+    def _read(self, *, again: bool = False) -> None:
+        """Tell what the bytes say; a long burst goes on in later turns, and the socket waits meanwhile."""
         wire = self.wire
         wire.guard.now = self._heard = self._loop.time()
-        late = perf_counter() + SECONDS_PER_TURN
+        late = perf_counter() + (SECONDS_PER_LATER_TURN if again else SECONDS_PER_TURN)
         try:
             while wire.has_input:
                 if perf_counter() > late:
@@ -404,8 +409,8 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             self._arm(now)
 
     def _taken(self) -> int:
-        """Bytes that the socket has taken since the beginning."""
-        return self._written - self._socket.get_write_buffer_size()
+        """Bytes that the other side has taken since the beginning, as far as can be known here."""
+        return self._written - self._socket.get_write_buffer_size() - _in_kernel(self._socket)
 
     # --- the end of a stream ------------------------------------------------------------------------------------------
 
@@ -447,7 +452,8 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             self._say_goodbye(ErrorCode.INTERNAL_ERROR)
         elif not self._said_goodbye:
             self._say_goodbye(ErrorCode.NO_ERROR)
-        self._socket.write(self.wire.output())
+        if not self._socket.is_closing():  # asyncio would complain of writing to what has failed
+            self._socket.write(self.wire.output())
         self._socket.close()
 
     def ended(self) -> bool:
@@ -497,3 +503,15 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             "ready": self._ready,
             "going": str(self._going) if self._going is not None else None,
         }
+
+
+def _in_kernel(socket: Socket) -> int:
+    """Bytes that the kernel holds for the other side; asyncio hears of it only when a third of its buffer is free."""
+    inner = socket.get_extra_info("socket")
+    if inner is None:
+        return 0
+    try:
+        held: int = struct.unpack("i", fcntl.ioctl(inner.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
+    except OSError:  # it was closed, or the system does not say
+        return 0
+    return held

@@ -227,6 +227,16 @@ def promised_id(frame: Frame) -> int:
     return int.from_bytes(frame.raw[at : at + 4]) & 0x7FFF_FFFF
 
 
+def parse_ping(frame: Frame) -> bytes:
+    """What a PING says (RFC 9113, 6.7). Raises ProtocolViolation."""
+    if frame.stream_id:
+        raise ProtocolViolation("the peer sent a PING on a stream")
+    payload = frame.payload
+    if len(payload) != 8:
+        raise ProtocolViolation("the peer sent a PING that has not 8 bytes", code=ErrorCode.FRAME_SIZE_ERROR)
+    return payload
+
+
 def parse_goaway(frame: Frame) -> PeerGoAway:
     """What a GOAWAY says (RFC 9113, 6.8). Raises ProtocolViolation."""
     payload = frame.payload

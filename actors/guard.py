@@ -50,7 +50,8 @@ class Guard:
 
     __slots__ = (
         "_block", "_control", "_forced", "_free_updates", "_limits", "_opened", "_pieces", "_quick",
-        "_quick_resets", "_reported", "_server", "_since", "_unsent", "_updates", "blocked", "empty", "now", "report",
+        "_quick_resets", "_reported", "_server", "_since", "_surplus", "_unsent", "_updates", "blocked",
+        "empty", "now", "report",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, *, server: bool) -> None:
@@ -67,6 +68,7 @@ class Guard:
         self._updates = Bucket(limits.max_window_updates)
         self._forced = Bucket(limits.max_forced_resets)
         self._quick = Bucket(limits.max_quick_resets)
+        self._surplus = Bucket(limits.max_surplus_streams)
         self._since = 0.0
         self._opened = 0
         self._quick_resets = 0
@@ -148,6 +150,13 @@ class Guard:
         if self.now - self._since >= PERIOD:
             self._since, self._opened, self._quick_resets = self.now, 0, 0
         self._opened += 1
+
+    def surplus(self) -> None:
+        """The peer opened a stream above the limit that it has acknowledged; before that, it could not know."""
+        if not self._surplus.take(self.now):
+            self._flood(
+                "max_surplus_streams", f"more than {self._limits.max_surplus_streams} streams above max_streams"
+            )
 
     def reset_by_peer(self, record: Record) -> None:
         """The peer reset a stream of its own (CVE-2023-44487)."""

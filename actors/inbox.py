@@ -18,7 +18,6 @@ from h2.events import (
     AlternativeServiceAvailable,
     DataReceived,
     InformationalResponseReceived,
-    PingAckReceived,
     PushedStreamReceived,
     RemoteSettingsChanged,
     RequestReceived,
@@ -47,8 +46,10 @@ from actors.frames import (
     Frame,
     FrameType,
     Gate,
+    encode_frame,
     known_settings,
     parse_goaway,
+    parse_ping,
     promised_id,
     split_frames,
     without_priority,
@@ -85,8 +86,12 @@ MAX_STREAM_ID: Final = 2**31 - 1
 CONNECTION: Final = 0
 TOO_LARGE: Final[list[Pair]] = [(b":status", b"431"), (b"content-length", b"0")]
 """RFC 6585, 5."""
-_MISSED_BY_H2: Final = frozenset((FrameType.SETTINGS, FrameType.RST_STREAM, FrameType.HEADERS, FrameType.PUSH_PROMISE))
-_NOT_FOR_H2: Final = frozenset((FrameType.GOAWAY, FrameType.PRIORITY))
+_MISSED_BY_H2: Final = frozenset(
+    (FrameType.SETTINGS, FrameType.RST_STREAM, FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.WINDOW_UPDATE)
+)
+_NOT_FOR_H2: Final = frozenset((FrameType.GOAWAY, FrameType.PRIORITY, FrameType.PING))
+LAST_TYPE: Final = FrameType.ALTSVC
+"""Frame types above it are nothing that we know, and cost no more than being passed over (RFC 9113, 5.5)."""
 
 
 class Inbox:
@@ -110,6 +115,8 @@ class Inbox:
         """The highest stream that we opened."""
         self.gate = Gate(expect_preface=not client, max_frame_size=limits.max_frame_size)
         self.guard = Guard(limits, server=not client)
+        self.acknowledged = False
+        """Whether the peer knows our limits."""
         self.frames = 0
         """Frames that came."""
         self._client = client
@@ -130,7 +137,6 @@ class Inbox:
             WindowUpdated: self._window_updated,
             RemoteSettingsChanged: self._remote_settings_changed,
             SettingsAcknowledged: self._settings_acknowledged,
-            PingAckReceived: lambda event: (CONNECTION, PingAcked(event.ping_data)),
             PushedStreamReceived: self._promise_received,
             AlternativeServiceAvailable: self._alternative_received,
         }
@@ -156,29 +162,30 @@ class Inbox:
         try:
             if preface := self.gate.preface():
                 self._h2.receive_data(preface)
+            gate = self.gate
             for _ in range(most):
-                frame = self.gate.next_frame()
+                in_block = gate.in_header_block
+                frame = gate.next_frame()
                 if frame is None:
                     break
                 self.frames += 1
-                self._feed(frame, said)
+                self._feed(frame, in_block, said)
         except ProtocolViolation as violation:
             self.broken = violation
             if not said:
                 raise
         return said
 
-    def _feed(self, frame: Frame, said: list[Said]) -> None:
+    def _feed(self, frame: Frame, in_block: bool, said: list[Said]) -> None:
+        """Say what a frame means; ``in_block`` says that it stands in a header block, where h2 takes only the rest."""
         kind, flags, stream_id, raw = frame
         size = len(raw) - HEADER_SIZE
         if kind != FrameType.DATA:
             self.guard.check(kind, flags, size)
         elif size < 256 or self.guard.empty:
             self.guard.check(kind, flags, size - raw[HEADER_SIZE] - 1 if size and flags & PADDED else size)
-        in_block = self.gate.in_header_block
-        if kind in _NOT_FOR_H2 and not in_block:  # inside one, h2 refuses them as it should
-            if kind == FrameType.GOAWAY:
-                said.append((CONNECTION, parse_goaway(frame)))
+        if not in_block and (kind in _NOT_FOR_H2 or kind > LAST_TYPE):
+            self._take(frame, said)
             return
         record = self._records.get(stream_id)
         late = (record is None or record.over) and self._was_opened(stream_id)
@@ -188,6 +195,10 @@ class Inbox:
                 raw = without_priority(frame)  # deprecated, and one that depends on itself ends h2's connection
             elif kind == FrameType.SETTINGS and not flags & ACK:
                 raw = self._check_settings(frame)
+            elif kind == FrameType.WINDOW_UPDATE and not any(raw[HEADER_SIZE:]) and size == 4 and stream_id:
+                if record is not None and not record.over:
+                    said.append(self._fault(record, "WINDOW_UPDATE of 0 bytes (RFC 9113, 6.9)"))
+                return  # h2 would end the connection
             elif kind == FrameType.PUSH_PROMISE and self._client:
                 # Even where h2 refuses it, because we gave its parent up: frames of it may be on their way.
                 self.last_stream_id = max(self.last_stream_id, promised_id(frame))
@@ -208,6 +219,19 @@ class Inbox:
             if translate is not None and (fact := translate(event)) is not None:
                 said.append(fact)
 
+    def _take(self, frame: Frame, said: list[Said]) -> None:
+        """What h2 never sees: GOAWAY and PRIORITY for its mistakes, PING and the unknown for their price in a flood."""
+        kind = frame.type
+        if kind == FrameType.GOAWAY:
+            said.append((CONNECTION, parse_goaway(frame)))
+        elif kind == FrameType.PING:
+            data = parse_ping(frame)
+            if frame.flags & ACK:
+                said.append((CONNECTION, PingAcked(data)))
+            else:
+                self.keep()
+                self._out.append(encode_frame(FrameType.PING, ACK, CONNECTION, data))
+
     def _was_opened(self, stream_id: int) -> bool:
         ours = (stream_id % 2 == 1) is self._client
         return 0 < stream_id <= (self.last_own_id if ours else self.last_stream_id)
@@ -218,7 +242,9 @@ class Inbox:
             if flags & ACK and size:
                 message = "the peer acknowledged SETTINGS with a payload (RFC 9113, 6.5)"
                 raise ProtocolViolation(message, code=ErrorCode.FRAME_SIZE_ERROR)
-        elif (self._client or kind == FrameType.RST_STREAM or stream_id % 2 == 0) and not self._was_opened(stream_id):
+        elif kind == FrameType.WINDOW_UPDATE and stream_id == CONNECTION:
+            return
+        elif (self._client or kind != FrameType.HEADERS or stream_id % 2 == 0) and not self._was_opened(stream_id):
             # A server opens streams by PUSH_PROMISE only (RFC 9113, 8.4), and nobody resets an idle one (5.1).
             raise ProtocolViolation(f"the peer sent {FRAME_NAMES[kind]} on stream {stream_id}, which was never opened")
 
@@ -258,6 +284,8 @@ class Inbox:
         record = self._records.add(Record(stream_id, weight, remote_ended=ended, opened=self.guard.now))
         if self._records.open > self.limits.max_streams:
             # Here and not where streams are started: later frames of the same read may have freed a place since.
+            if self.acknowledged:
+                self.guard.surplus()
             self.refuse(record, ErrorCode.REFUSED_STREAM)
             return None
         if self._too_large(headers):
@@ -386,6 +414,7 @@ class Inbox:
         return CONNECTION, PeerSettings(min(theirs.max_concurrent_streams, MAX_STREAM_ID))
 
     def _settings_acknowledged(self, event: SettingsAcknowledged) -> Said:
+        self.acknowledged = True
         self._acked()
         return CONNECTION, SettingsAcked()
 

@@ -11,8 +11,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from actors.settings import Limits
+
+FREE: Final = 64 * 1024
+"""Bytes that a connection may hold even while the process's pool is full."""
 
 
 class Level:
@@ -86,8 +90,9 @@ class Account:
 
     @property
     def full(self) -> bool:
-        """Whether new work must wait or be refused."""
-        return self._queues.full or self._pool.queues.full
+        """Whether new work must wait or be refused; who holds next to nothing need not suffer for those who hoard."""
+        queues = self._queues
+        return queues.full or (self._pool.queues.full and queues.held >= FREE)
 
     @property
     def held(self) -> int:

@@ -76,7 +76,7 @@ class ServerStream(Exchange):
             raise Misuse(f"inform() is for 1xx, not {status!r}: use respond() or start_response()")
         head = response_head(status, headers)
         self._refuse_length(status, declared_length(head))
-        self._actor.terms.check(head)
+        self._actor.check_fields(head)
         await self._actor.pause()
         self._check_not_started()
         self._actor.command(SendHead(self.id, head))
@@ -90,7 +90,7 @@ class ServerStream(Exchange):
         head = response_head(status, headers)
         declared = declared_length(head)
         self._refuse_length(status, declared)
-        self._actor.terms.check(head)
+        self._actor.check_fields(head)
         self._check_not_started()
         self._status = status
         bodyless = status in BODYLESS_STATUSES or self._pseudo.get(b":method") == b"HEAD"
@@ -128,8 +128,8 @@ class ServerStream(Exchange):
         elif declared != size and not bodyless and not asked_for_head:
             raise Misuse(f"content-length says {declared} and the body has {size} bytes: leave the header out")
         actor = self._actor
-        actor.terms.check(head)
-        actor.terms.check(fields)
+        actor.check_fields(head)
+        actor.check_fields(fields)
         self._status = status
         if asked_for_head:
             body, size = b"", 0
@@ -157,7 +157,7 @@ class ServerStream(Exchange):
         if not actor.terms.push:
             raise Misuse(f"{self.peer.address} takes no pushes (SETTINGS_ENABLE_PUSH): let it ask")
         head = request_head(method, self.scheme, self.authority, path, headers)
-        actor.terms.check(head)
+        actor.check_fields(head)
         reply: Reply[int] = Reply()
         if not actor.command(PushStream(self.id, head, reply)):
             raise actor.failure()

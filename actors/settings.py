@@ -96,6 +96,8 @@ class Limits:
     """Streams per 10 s that a client resets within 1 s and before our response, if they are most of its streams."""
     max_forced_resets: int = _count(100, 1)
     """Streams per 10 s that a client's faults make us reset."""
+    max_surplus_streams: int = _count(1_000, 1)
+    """Streams per 10 s above ``max_streams``, by a client that has acknowledged that limit; each is refused."""
     max_control_frames: int = _count(10_000, 1)
     """Frames per 10 s that are neither HEADERS, DATA nor WINDOW_UPDATE."""
     max_unsent_control_frames: int = _count(1_000, 1)

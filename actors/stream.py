@@ -20,6 +20,7 @@ from actors.errors import (
     Closed,
     DeadlineExceeded,
     ErrorCode,
+    InvalidHeaders,
     LimitReached,
     LinkError,
     Misuse,
@@ -264,6 +265,9 @@ class StreamActor(BodyActor[StreamMessage]):
         finally:
             self._waiters.remove(waiter)
 
+    def evicted(self, cause: LinkError | None) -> None:
+        self.fail(cause or Closed(f"{self.name} has ended"))
+
     def _finish(self, exited: Exited) -> None:
         """Whoever still waits is told that the stream is over."""
         if self._prepaid:
@@ -328,7 +332,7 @@ class StreamActor(BodyActor[StreamMessage]):
     def _prepay(self, fresh: int) -> None:
         memory = self.terms.memory
         if memory.full:
-            raise self._give_up(LimitReached(
+            raise self.give_up(LimitReached(
                 f"no room for the body of {self.name}: Limits.process_bytes are in use", outcome=self.outcome
             ))  # fmt: skip
         memory.take(fresh)
@@ -344,16 +348,16 @@ class StreamActor(BodyActor[StreamMessage]):
         except TimeoutError:
             late = DeadlineExceeded(f"no byte of the body of {self.name} came within body_timeout, {seconds:g} s")
             if not self.limits.dry_run:
-                raise self._give_up(late) from None
+                raise self.give_up(late) from None
             logger.warning("dry run: %s", late)
 
-    def _give_up(self, error: LinkError) -> LinkError:
+    def give_up(self, error: LinkError) -> LinkError:
         self.given_up = error
         return error
 
     def _is_whole(self, most: int) -> bool:
         if self._pieces.size > most:
-            raise self._give_up(LimitReached(
+            raise self.give_up(LimitReached(
                 f"the body of {self.name} is longer than max_body, {most} bytes: raise it, or read in pieces",
                 outcome=self.outcome,
             ))  # fmt: skip
@@ -439,6 +443,13 @@ class StreamActor(BodyActor[StreamMessage]):
                 self.reset(ErrorCode.CANCEL)  # the peer has part of what it would take for the whole
             raise
 
+    def check_fields(self, fields: list[Pair]) -> None:
+        """Raise InvalidHeaders for a header list that the peer does not take."""
+        try:
+            self.terms.check(fields)
+        except InvalidHeaders as error:
+            raise self.give_up(error) from None
+
     def _tell_data(self, data: bytes | memoryview) -> None:
         self.room -= len(data)
         self.terms.memory.take(len(data))
@@ -447,7 +458,7 @@ class StreamActor(BodyActor[StreamMessage]):
     def end(self, trailers: list[Pair]) -> None:
         """End our side; raises what :meth:`check_open` does, and InvalidHeaders for more than the peer takes."""
         self.check_open()
-        self.terms.check(trailers)
+        self.check_fields(trailers)
         if self.declared not in (None, self._queued):
             raise Misuse(f"content-length says {self.declared}, and {self._queued} bytes were sent on {self.name}")
         self.local_ended = True

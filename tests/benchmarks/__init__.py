@@ -1,6 +1,6 @@
 """How fast muxlink is, as a ratio to a bare h2 asyncio loop that does the same job.
 
-    python -m tests.benchmarks NAME [--json] [--pairs N] [--recorder]
+    python -m tests.benchmarks NAME [--json] [--pairs N] [--seconds S] [--recorder] [--noise]
 
 Rules:
 - Only ratios count. Each pair runs the bare loop and ours in turn (the order alternates from pair to pair), against the
@@ -9,7 +9,7 @@ Rules:
   short pairs tell more than few long ones (``--pairs 21 --seconds 1``), and so does the ratio of the best figures,
   which stands beside the median.
 - What is measured runs in a process of its own, fresh for each run, and is the only busy Python process meanwhile.
-- The bare loop is as good as a short loop can be; it takes no safety from h2 and adds none (see ``bare``).
+- The bare loop is as good as a short loop can be; it takes no safety from h2 and adds none (see ``loops``).
 - Ours runs with its default settings, through the interface that users have.
 - A failed request, a wrong status or a missing byte ends the benchmark: a rate of failures is no figure.
 
@@ -21,7 +21,17 @@ does with it:
   1 MiB window) from a temporary directory.
 - ``upload``: nghttpd with 1 MiB windows, which throws a POST's body away at 1,100 MB/s.
 
+- ``tls``: the six above over TLS, with the peers' own and, on our side and the bare one, the standard library's.
+
+Studies take several figures of one run, some with a bar that they must meet; their peers are the bare loop where none
+in C would do:
+- ``streams``: what 10,000 open, idle streams cost beyond the bare loop (8 KiB a stream), for a server and for clients.
+- ``latency``: percentiles at the same rate for both (p99 at most twice the bare loop's), for a server and a client.
+- ``flood``: hostile clients against our server, and a bystander's latency; it has no pairs, and nothing beside it. Its
+  figures hold for one machine; what matters is its bars. ``flood:ATTACK`` runs one, as ``tls:client`` runs a part.
+
 Map: ``__main__`` (arguments), ``suite`` (the benchmarks), ``harness`` (pairs, processes), ``report`` (tables, JSON),
 ``peers`` (nghttpd, h2load), ``jobs`` (the work, timed alike for both), ``bare`` and ``ours`` (the same roles twice),
-``mailboxes``.
+``loops`` (the bare loop), ``mailboxes``, ``certificates``; ``studies`` (several figures a run), ``streams`` and what is
+done for it in ``idle``, ``latency``; ``flood``, ``attacks`` (their frames), ``attacker`` and ``bystander`` (programs).
 """

@@ -8,22 +8,34 @@ import signal
 import sys
 from types import FrameType
 
-from tests.benchmarks import report, suite
-from tests.benchmarks.harness import NOISE, RECORDED, Benchmark, Failed, started
+from tests.benchmarks import flood, report, suite
+from tests.benchmarks.flood import Flood
+from tests.benchmarks.harness import BARE, NOISE, OURS, RECORDED, Benchmark, Failed, Running, started
+from tests.benchmarks.studies import Report as StudyReport
+from tests.benchmarks.studies import Study
+
+SECONDS = 3.0
 
 
 def _arguments() -> argparse.Namespace:
-    names = dict.fromkeys(benchmark.name.partition(":")[0] for benchmark in suite.ALL)
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="ours against a bare h2 loop")
-    parser.add_argument("name", choices=[*names, "all"], metavar="NAME", help=", ".join([*names, "all"]))
+    names = list(dict.fromkeys(each.name.partition(":")[0] for each in suite.ALL))
+    single = [each.name for each in suite.ALL] + [f"flood:{attack}" for attack in Flood().attacks("flood")]
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="ours against a bare h2 loop",
+        epilog=f"a part alone: {', '.join(name for name in single if ':' in name)}",
+    )
+    parser.add_argument("name", choices=[*names, *single, "all"], metavar="NAME", help=", ".join([*names, "all"]))
     parser.add_argument("--json", action="store_true", help="print one JSON object a benchmark, one on each line")
     parser.add_argument("--pairs", type=int, default=7, metavar="N", help="how often to run all variants (default 7)")
-    parser.add_argument("--seconds", type=float, default=3, metavar="S", help="how long a run takes, about (default 3)")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="how long a run takes, about (default 3; an attack of flood 10)"
+    )
     parser.add_argument("--recorder", action="store_true", help="measure ours with its flight recorder on as well")
     parser.add_argument("--noise", action="store_true", help="measure the bare loop against itself as well")
     asked = parser.parse_args()
-    if asked.pairs < 1 or not 0 < asked.seconds <= 60:
-        parser.error("at least 1 pair, and at most 60 seconds a run")
+    if asked.pairs < 1 or not 0 < (asked.seconds or SECONDS) <= 60:
+        parser.error("at least 1 pair, and more than 0 and at most 60 seconds a run")
     return asked
 
 
@@ -32,19 +44,50 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _run(benchmark: Benchmark, asked: argparse.Namespace) -> None:
-    extra = [RECORDED] * asked.recorder + [NOISE] * asked.noise
-    with started(benchmark, seconds=asked.seconds, extra=extra) as running:
-        if asked.json:
-            print(json.dumps(report.as_json(running, list(running.pairs(asked.pairs)))), flush=True)
-            return
-        table = report.Table(running)
-        print(table.heading(), flush=True)
-        pairs = []
-        for number, pair in enumerate(running.pairs(asked.pairs), 1):
-            pairs.append(pair)
-            print(table.row(number, pair), flush=True)
-        print(table.summary(pairs), flush=True)
+def _run(asked: argparse.Namespace, benchmark: Benchmark | Study | Flood) -> None:
+    extra = (RECORDED,) * asked.recorder + (NOISE,) * asked.noise
+    match benchmark:
+        case Benchmark():
+            with started(benchmark, seconds=asked.seconds or SECONDS, extra=extra) as running:
+                _compare(asked, running)
+        case Study():
+            with benchmark.open(asked.seconds or SECONDS) as begun:
+                _study(asked, StudyReport(benchmark, begun, (BARE, OURS, *extra)))
+        case Flood():
+            _flood(asked, benchmark, asked.seconds or flood.SECONDS)
+
+
+def _compare(asked: argparse.Namespace, running: Running) -> None:
+    if asked.json:
+        print(json.dumps(report.as_json(running, list(running.pairs(asked.pairs)))), flush=True)
+        return
+    table = report.Table(running)
+    print(table.heading(), flush=True)
+    pairs = []
+    for number, pair in enumerate(running.pairs(asked.pairs), 1):
+        pairs.append(pair)
+        print(table.row(number, pair), flush=True)
+    print(table.summary(pairs), flush=True)
+
+
+def _study(asked: argparse.Namespace, study: StudyReport) -> None:
+    if not asked.json:
+        print(study.heading(), flush=True)
+    for number, pair in enumerate(study.rounds(asked.pairs), 1):
+        if not asked.json:
+            print(study.rows(str(number), pair), flush=True)
+    print(json.dumps(study.as_json()) if asked.json else study.summary(), flush=True)
+
+
+def _flood(asked: argparse.Namespace, attacked: Flood, seconds: float) -> None:
+    if not asked.json:
+        print(attacked.heading(seconds), flush=True)
+    outcomes = []
+    for outcome in attacked.outcomes(asked.name, seconds):
+        outcomes.append(outcome)
+        if not asked.json:
+            print(attacked.row(outcome), flush=True)
+    print(json.dumps(attacked.as_json(outcomes, seconds)) if asked.json else "", flush=True)
 
 
 def main() -> int:
@@ -53,8 +96,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         for benchmark in suite.ALL:
-            if asked.name in (benchmark.name.partition(":")[0], "all"):
-                _run(benchmark, asked)
+            group = benchmark.name.partition(":")[0]
+            if asked.name in (group, benchmark.name, "all") or (group == "flood" and asked.name.startswith("flood:")):
+                _run(asked, benchmark)
     except Failed as failure:
         print(f"benchmark failed: {failure}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 import subprocess
 import sys
@@ -102,11 +103,18 @@ def _rounded(amount: float) -> int:
     return max(1, int(float(f"{amount:.1e}")))
 
 
-def role(variant: str, *arguments: str) -> list[str]:
+def role(variant: str, *arguments: str, tls: Path | None = None, rate: float | None = None) -> list[str]:
     """The command that plays a role of ``bare`` or ``ours``."""
-    module = "tests.benchmarks.ours" if variant in (OURS, RECORDED) else "tests.benchmarks.bare"
+    program = "ours" if variant in (OURS, RECORDED) else "bare"
     options = ["--recorder"] if variant == RECORDED else []
-    return [sys.executable, "-m", module, *options, *arguments]
+    options += [] if tls is None else [f"--tls={tls}"]
+    options += [] if rate is None else [f"--rate={rate}"]
+    return module(program, *options, *arguments)
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """The command that runs a program of this package."""
+    return [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
 
 
 def output(command: Sequence[str]) -> str:
@@ -140,17 +148,30 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def server(variant: str, name: str) -> Iterator[int]:
+def server(variant: str, name: str, *, tls: Path | None = None) -> Iterator[int]:
     """A server role from the moment at which it listens; yields its port."""
-    with running(role(variant, name)) as process:
+    with serving(variant, name, tls=tls) as (_, port):
+        yield port
+
+
+@contextmanager
+def serving(variant: str, name: str, *, tls: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The same with its process, for who wants to know what that uses."""
+    with running(role(variant, name, tls=tls)) as process:
         assert process.stdout is not None
         readable, _, _ = select.select([process.stdout], [], [], READY_SECONDS)
         words = process.stdout.readline().split() if readable else []
         if words[:1] != ["listening"]:
             raise Failed(f"{name} ({variant}) ended, or did not listen within {READY_SECONDS} s")
-        yield int(words[1])
+        yield process, int(words[1])
 
 
-def client(variant: str, name: str, port: int, amount: int) -> float:
+def client(variant: str, name: str, port: int, amount: int, *, tls: Path | None = None) -> float:
     """The rate that a client role prints when it is done."""
-    return float(output(role(variant, name, str(port), str(amount))))
+    return float(output(role(variant, name, str(port), str(amount), tls=tls)))
+
+
+def figures(variant: str, name: str, port: int, amount: int, *, rate: float | None = None) -> dict[str, float]:
+    """The figures that a client role prints when it is done."""
+    printed: dict[str, float] = json.loads(output(role(variant, name, str(port), str(amount), rate=rate)))
+    return printed

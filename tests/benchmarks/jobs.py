@@ -2,22 +2,33 @@
 
 ``bare`` and ``ours`` are programs with the same roles; ``harness`` runs each in a process of its own:
 
-    hello-server | bulk-server        print "listening PORT", serve until killed
-    client PORT REQUESTS              print requests per second
-    download|upload PORT ROUNDS       print bytes per second
+    hello-server | bulk-server | idle-server | flood-server (ours)
+                                        print "listening PORT", serve until killed
+    client PORT REQUESTS                print requests per second
+    download|upload PORT ROUNDS         print bytes per second
+    latency PORT REQUESTS --rate RATE   print percentiles, in seconds (see ``open_loop``)
+    idle PORT REQUESTS                  print what both sides use (see ``idle``)
+
+``--tls FOLDER`` names the folder with the certificates (see ``certificates``).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import selectors
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from attrs import frozen
 
 HELLO = b"hello, world"
 HELLO_PATH = "/hello"
 CALLERS = 50
+STREAMS = 100
 BULK = 200_000_000
 BULK_PATH = "/bulk"
 CHUNK = bytes(64 * 1024)
@@ -64,16 +75,63 @@ async def time_bulk(transfer: Callable[[], Awaitable[int]], rounds: int) -> floa
     return rounds * BULK / (time.perf_counter() - began)
 
 
-Serve = Callable[[bool], Coroutine[Any, Any, None]]
-"""A server role: told whether to record."""
-Run = Callable[[int, int, bool], Coroutine[Any, Any, float]]
-"""A client role: told the port, the amount and whether to record."""
+async def open_loop(get: Callable[[], Awaitable[tuple[int, bytes]]], requests: int, rate: float) -> dict[str, float]:
+    """Percentiles of the latencies of requests that come at fixed times, however long the earlier ones take.
+
+    A latency counts from the time that was set for its request, so that a stall counts for all requests that it delays.
+    As many as every server allows by default are open at a time; the next wait, and their time runs. The first tenth of
+    the requests is not counted.
+    """
+    loop = asyncio.get_running_loop()
+    latencies: list[float] = []
+    free = asyncio.Semaphore(STREAMS)
+
+    async def one(due: float) -> None:
+        async with free:
+            if (reply := await get()) != (200, HELLO):
+                raise WrongReply(reply)
+        latencies.append(loop.time() - due)
+
+    began = loop.time()
+    async with asyncio.TaskGroup() as group:
+        for number in range(requests):
+            due = began + number / rate
+            if (early := due - loop.time()) > 0:
+                await asyncio.sleep(early)
+            group.create_task(one(due))
+    counted = sorted(latencies[requests // 10 :])
+    return {"p50": _percentile(counted, 0.5), "p99": _percentile(counted, 0.99), "worst": counted[-1]}
+
+
+def _percentile(ascending: list[float], share: float) -> float:
+    return ascending[min(len(ascending) - 1, int(len(ascending) * share))]
+
+
+@frozen(kw_only=True)
+class Options:
+    """What a role is told beside its port and amount."""
+
+    recorder: bool
+    tls: Path | None
+    rate: float
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls is None else "https"
+
+
+Serve = Callable[[Options], Coroutine[Any, Any, None]]
+"""A server role."""
+Run = Callable[[int, int, Options], Coroutine[Any, Any, float | dict[str, float]]]
+"""A client role: told the port, the amount and the options."""
 
 
 def main(servers: Mapping[str, Serve], clients: Mapping[str, Run]) -> None:
-    """Play the role that the command line names; a client prints its rate."""
+    """Play the role that the command line names; a client prints its figures as JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--recorder", action="store_true")
+    parser.add_argument("--tls", type=Path, default=None)
+    parser.add_argument("--rate", type=float, default=0)
     roles = parser.add_subparsers(dest="role", required=True)
     for name in servers:
         roles.add_parser(name)
@@ -82,7 +140,15 @@ def main(servers: Mapping[str, Serve], clients: Mapping[str, Run]) -> None:
         role.add_argument("port", type=int)
         role.add_argument("amount", type=int)
     asked = parser.parse_args()
+    options = Options(recorder=asked.recorder, tls=asked.tls, rate=asked.rate)
     if asked.role in servers:
-        asyncio.run(servers[asked.role](asked.recorder))
-    else:
-        print(asyncio.run(clients[asked.role](asked.port, asked.amount, asked.recorder)))
+        asyncio.run(servers[asked.role](options))
+        return
+    with asyncio.Runner(loop_factory=fine_loop if options.rate else None) as runner:
+        print(json.dumps(runner.run(clients[asked.role](asked.port, asked.amount, options))))
+
+
+def fine_loop() -> asyncio.AbstractEventLoop:
+    """A loop whose timers are exact to some microseconds."""
+    # epoll sleeps for whole milliseconds, which would be most of a latency.
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())

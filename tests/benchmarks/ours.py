@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
-from actors.exchange import Handler, ServerStream
+from actors.server_stream import Handler, ServerStream
+from actors.settings import Tls
 from actors.trace import Recorder, Tracer
 from supervisor.link import Link
 from supervisor.server import Server
-from tests.benchmarks import jobs
+from tests.benchmarks import certificates, idle, jobs
+from tests.benchmarks.jobs import Options
 
 
 async def _hello(stream: ServerStream) -> None:
     await stream.respond(200, body=jobs.HELLO)
+
+
+async def _idle(stream: ServerStream) -> None:
+    if (body := idle.answer(stream.path)) is None:
+        await asyncio.get_running_loop().create_future()
+    else:
+        await stream.respond(200, body=body)
+
+
+async def _flooded(stream: ServerStream) -> None:
+    """Small requests, a large response, and a handler that neither reads nor answers."""
+    match stream.path:
+        case jobs.HELLO_PATH:
+            await _hello(stream)
+        case jobs.BULK_PATH:
+            await _bulk(stream)
+        case _:
+            await asyncio.get_running_loop().create_future()
 
 
 async def _bulk(stream: ServerStream) -> None:
@@ -27,40 +48,58 @@ async def _bulk(stream: ServerStream) -> None:
             await stream.send(chunk)
 
 
-def _record(tracer: Tracer, recorder: bool) -> None:
-    if recorder:
+def _record(tracer: Tracer, options: Options) -> None:
+    if options.recorder:
         tracer.attach(Recorder())
 
 
-async def _serve(handler: Handler, recorder: bool) -> None:
-    async with Server(handler, "127.0.0.1", 0) as server:
-        _record(server.tracer, recorder)
-        print("listening", server.port, flush=True)
-        await asyncio.get_running_loop().create_future()
+def _link(port: int, options: Options) -> Link:
+    tls = None if options.tls is None else Tls(cacert=options.tls / certificates.AUTHORITY)
+    link = Link(f"{options.scheme}://127.0.0.1:{port}", tls=tls)
+    _record(link.tracer, options)
+    return link
 
 
-async def _hello_server(recorder: bool) -> None:
-    await _serve(_hello, recorder)
+def _serving(handler: Handler) -> jobs.Serve:
+    async def serve(options: Options) -> None:
+        tls = None
+        if options.tls is not None:
+            tls = Tls(certfile=options.tls / certificates.CERTIFICATE, keyfile=options.tls / certificates.KEY)
+        async with Server(handler, "127.0.0.1", 0, tls=tls) as server:
+            _record(server.tracer, options)
+            print("listening", server.port, flush=True)
+            await asyncio.get_running_loop().create_future()
+
+    return serve
 
 
-async def _bulk_server(recorder: bool) -> None:
-    await _serve(_bulk, recorder)
+async def _client(port: int, requests: int, options: Options) -> float:
+    async with _link(port, options) as link:
+        return await jobs.time_requests(lambda: _get(link, jobs.HELLO_PATH), requests)
 
 
-async def _client(port: int, requests: int, recorder: bool) -> float:
-    async with Link(f"http://127.0.0.1:{port}") as link:
-        _record(link.tracer, recorder)
-
-        async def get() -> tuple[int, bytes]:
-            reply = await link.request("GET", jobs.HELLO_PATH)
-            return reply.status, reply.body
-
-        return await jobs.time_requests(get, requests)
+async def _latency(port: int, requests: int, options: Options) -> dict[str, float]:
+    async with _link(port, options) as link:
+        return await jobs.open_loop(lambda: _get(link, jobs.HELLO_PATH), requests, options.rate)
 
 
-async def _download(port: int, rounds: int, recorder: bool) -> float:
-    async with Link(f"http://127.0.0.1:{port}") as link:
-        _record(link.tracer, recorder)
+async def _idle_client(port: int, requests: int, options: Options) -> dict[str, float]:
+    async with AsyncExitStack() as links:
+
+        async def connect() -> idle.Get:
+            link = await links.enter_async_context(_link(port, options))
+            return lambda path: _get(link, path)
+
+        return await idle.hold(connect, requests)
+
+
+async def _get(link: Link, path: str) -> tuple[int, bytes]:
+    reply = await link.request("GET", path)
+    return reply.status, reply.body
+
+
+async def _download(port: int, rounds: int, options: Options) -> float:
+    async with _link(port, options) as link:
 
         async def fetch() -> int:
             received = 0
@@ -73,9 +112,8 @@ async def _download(port: int, rounds: int, recorder: bool) -> float:
         return await jobs.time_bulk(fetch, rounds)
 
 
-async def _upload(port: int, rounds: int, recorder: bool) -> float:
-    async with Link(f"http://127.0.0.1:{port}") as link:
-        _record(link.tracer, recorder)
+async def _upload(port: int, rounds: int, options: Options) -> float:
+    async with _link(port, options) as link:
 
         async def send() -> int:
             sent = 0
@@ -98,6 +136,17 @@ def _expect_200(status: int) -> None:
 
 if __name__ == "__main__":
     jobs.main(
-        servers={"hello-server": _hello_server, "bulk-server": _bulk_server},
-        clients={"client": _client, "download": _download, "upload": _upload},
+        servers={
+            "hello-server": _serving(_hello),
+            "bulk-server": _serving(_bulk),
+            "idle-server": _serving(_idle),
+            "flood-server": _serving(_flooded),
+        },
+        clients={
+            "client": _client,
+            "latency": _latency,
+            "idle": _idle_client,
+            "download": _download,
+            "upload": _upload,
+        },
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from tests.benchmarks import jobs
+from tests.benchmarks import certificates, jobs
 from tests.benchmarks.harness import READY_SECONDS, Failed, output, running
 
 _PACKAGES = {"nghttpd": "nghttp2-server", "h2load": "nghttp2-client"}
@@ -42,12 +42,13 @@ def files() -> Iterator[Path]:
 
 
 @contextmanager
-def nghttpd() -> Iterator[int]:
-    """nghttpd over the two bodies; yields its port."""
+def nghttpd(tls: Path | None = None) -> Iterator[int]:
+    """nghttpd over the two bodies, with the certificate in ``tls``; yields its port."""
     with files() as folder:
         port = _free_port()
-        command = (_executable("nghttpd"), "--no-tls", "--address=127.0.0.1", f"--htdocs={folder}", *_ONE_MIB)
-        with running([*command, str(port)]) as process:
+        secrets = ["--no-tls"] if tls is None else [str(tls / certificates.KEY), str(tls / certificates.CERTIFICATE)]
+        command = (_executable("nghttpd"), "--address=127.0.0.1", f"--htdocs={folder}", *_ONE_MIB)
+        with running([*command, str(port), *secrets]) as process:
             # It prints nothing when it is ready.
             deadline = time.monotonic() + READY_SECONDS
             while not _accepts(port):
@@ -83,12 +84,14 @@ class Load:
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
-def h2load(port: int, path: str, requests: int, *, at_a_time: int, body: int, upload: Path | None = None) -> Load:
+def h2load(
+    port: int, path: str, requests: int, *, at_a_time: int, body: int, upload: Path | None = None, scheme: str = "http"
+) -> Load:
     """Send requests on one connection; raises Failed unless each got a 2xx and a body of ``body`` bytes."""
     options = ["-n", str(requests), "-c1", "-m", str(at_a_time), *_ONE_MIB]
     if upload is not None:
         options += ["-d", str(upload)]
-    said = output([_executable("h2load"), *options, f"http://127.0.0.1:{port}{path}"])
+    said = output([_executable("h2load"), *options, f"{scheme}://127.0.0.1:{port}{path}"])
     good = (
         rf"requests: {requests} total, {requests} started, {requests} done, {requests} succeeded, 0 failed, 0 errored",
         rf"status codes: {requests} 2xx",

@@ -86,6 +86,13 @@ def as_json(running: Running, pairs: Sequence[Pair]) -> dict[str, Any]:
         "ratio": statistics.median(found[OURS]),
         "ratios": {variant: statistics.median(values) for variant, values in found.items()},
         "spread": {variant: [min(values), max(values)] for variant, values in found.items()},
+        **machine(),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What figures were measured with."""
+    return {
         "python": platform.python_version(),
         "h2": importlib.metadata.version("h2"),
         "nproc": os.cpu_count(),

@@ -2,57 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
 
-from tests.benchmarks import harness, jobs, mailboxes, peers
+from attrs import evolve
+
+from tests.benchmarks import certificates, harness, jobs, latency, mailboxes, peers, streams
+from tests.benchmarks.flood import Flood
 from tests.benchmarks.harness import BYTES, REQUESTS, Benchmark, Measure
+from tests.benchmarks.studies import Study
 
 
 @contextmanager
-def _against_h2load() -> Iterator[Measure]:
+def _against_h2load(tls: Path | None = None) -> Iterator[Measure]:
     def run(variant: str, requests: int) -> float:
-        with harness.server(variant, "hello-server") as port:
-            peers.h2load(port, jobs.HELLO_PATH, 500, at_a_time=100, body=len(jobs.HELLO))
-            load = peers.h2load(port, jobs.HELLO_PATH, requests, at_a_time=100, body=len(jobs.HELLO))
-            return load.requests_per_second
+        with harness.server(variant, "hello-server", tls=tls) as port:
+            get = partial(peers.h2load, port, jobs.HELLO_PATH, at_a_time=100, body=len(jobs.HELLO), scheme=_scheme(tls))
+            get(500)
+            return get(requests).requests_per_second
 
     yield run
 
 
 @contextmanager
-def _h2load_downloads() -> Iterator[Measure]:
+def _h2load_downloads(tls: Path | None = None) -> Iterator[Measure]:
     def run(variant: str, rounds: int) -> float:
-        with harness.server(variant, "bulk-server") as port:
-            load = peers.h2load(port, jobs.BULK_PATH, rounds, at_a_time=1, body=jobs.BULK)
+        with harness.server(variant, "bulk-server", tls=tls) as port:
+            load = peers.h2load(port, jobs.BULK_PATH, rounds, at_a_time=1, body=jobs.BULK, scheme=_scheme(tls))
             return rounds * jobs.BULK / load.seconds
 
     yield run
 
 
 @contextmanager
-def _h2load_uploads() -> Iterator[Measure]:
+def _h2load_uploads(tls: Path | None = None) -> Iterator[Measure]:
     with peers.files() as folder:
 
         def run(variant: str, rounds: int) -> float:
-            with harness.server(variant, "bulk-server") as port:
+            with harness.server(variant, "bulk-server", tls=tls) as port:
                 upload = folder / jobs.BULK_PATH[1:]
-                load = peers.h2load(port, jobs.BULK_PATH, rounds, at_a_time=1, body=0, upload=upload)
+                load = peers.h2load(
+                    port, jobs.BULK_PATH, rounds, at_a_time=1, body=0, upload=upload, scheme=_scheme(tls)
+                )
                 return rounds * jobs.BULK / load.seconds
 
         yield run
 
 
-def _against_nghttpd(role: str) -> AbstractContextManager[Measure]:
+@contextmanager
+def _against_nghttpd(role: str, tls: Path | None = None) -> Iterator[Measure]:
+    with peers.nghttpd(tls) as port:
+        yield lambda variant, amount: harness.client(variant, role, port, amount, tls=tls)
+
+
+def _scheme(tls: Path | None) -> str:
+    return "http" if tls is None else "https"
+
+
+def _over_tls(plain: Benchmark, start: Callable[[Path], AbstractContextManager[Measure]]) -> Benchmark:
     @contextmanager
-    def peer() -> Iterator[Measure]:
-        with peers.nghttpd() as port:
-            yield lambda variant, amount: harness.client(variant, role, port, amount)
+    def measure() -> Iterator[Measure]:
+        with certificates.certificates() as folder, start(folder) as run:
+            yield run
 
-    return peer()
+    return evolve(plain, name=f"tls:{plain.name}", work=f"{plain.work}, over TLS", open=measure)
 
 
-ALL = (
+_PLAIN = (
     Benchmark(
         name="server",
         work="h2load, one connection, 100 streams at a time, GET with a 12-byte body",
@@ -99,5 +117,22 @@ ALL = (
         probe=1,
         one=jobs.BULK,
     ),
+)
+
+_TLS: tuple[Callable[[Path], AbstractContextManager[Measure]], ...] = (
+    _against_h2load,
+    partial(_against_nghttpd, "client"),
+    partial(_against_nghttpd, "download"),
+    partial(_against_nghttpd, "upload"),
+    _h2load_downloads,
+    _h2load_uploads,
+)
+
+ALL: tuple[Benchmark | Study | Flood, ...] = (
+    *_PLAIN,
     *mailboxes.ALL,
+    *streams.ALL,
+    *latency.ALL,
+    *(_over_tls(plain, start) for plain, start in zip(_PLAIN, _TLS, strict=True)),
+    Flood(),
 )

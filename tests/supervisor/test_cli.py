@@ -15,6 +15,7 @@ from actors.server_stream import ServerStream
 from supervisor import cli, demo
 from supervisor.cli import FILE_CHUNK, load_handler, main
 from supervisor.server import Server
+from tests.support.certificates import Authority
 
 NOWHERE = "http://127.0.0.1:1/"
 
@@ -302,3 +303,107 @@ async def test_a_reader_that_has_gone_ends_the_request_quietly(
             assert await command(server, "-d", "x" * 100_000) == cli.FAILED
         monkeypatch.undo()
     assert capsys.readouterr().err == ""
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+SECURE_NOWHERE = "https://127.0.0.1:1/"
+
+
+async def where_from(stream: ServerStream) -> None:
+    """Answers with the scheme, the authority, and whether the client has shown a certificate."""
+    shown = "no certificate" if stream.peer.certificate is None else "a certificate"
+    await stream.respond(200, body=f"{stream.scheme} {stream.authority} {shown}".encode())
+
+
+async def test_a_request_over_tls(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("ann.test")
+    async with Server(where_from, tls=authority.server(client_ca=authority.file)) as server:
+        assert await command(server, "--cacert", authority.file, "--cert", cert, "--key", key) == cli.DONE
+        said = capsysbinary.readouterr()
+        assert said == (f"https 127.0.0.1:{server.port} a certificate".encode(), b"")
+        assert await command(server, "--cacert", authority.file) == cli.FAILED
+        assert b"perhaps it demands a client certificate" in capsysbinary.readouterr().err
+
+
+async def test_a_certificate_is_verified_unless_that_is_insecure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """C5: and then one line warns."""
+    authority = Authority(tmp_path)
+    async with Server(where_from, tls=authority.server("service.test")) as server:
+        assert await command(server) == cli.FAILED
+        assert "its certificate comes from an unknown authority" in capsys.readouterr().err
+        assert await command(server, "--cacert", authority.file) == cli.FAILED
+        assert "its certificate is for another IP address than 127.0.0.1" in capsys.readouterr().err
+        assert await command(server, "--insecure") == cli.DONE
+        port = server.port
+    said = capsys.readouterr()
+    assert said.out == f"https 127.0.0.1:{port} no certificate"
+    assert said.err == "muxlink request: warning: --insecure verifies nothing: anyone may answer and listen\n"
+
+
+async def test_tls_over_a_unix_socket_verifies_the_name_of_the_url(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority = Authority(tmp_path)
+    path = str(tmp_path / "s")
+
+    async def ask(url: str) -> int:
+        return await asyncio.to_thread(main, ["request", "--cacert", authority.file, "--unix-socket", path, url])
+
+    async with Server(where_from, path=path, tls=authority.server("service.test")):
+        assert await ask("https://service.test/") == cli.DONE
+        assert capsys.readouterr() == ("https service.test no certificate", "")
+        assert await ask("https://other.test/") == cli.FAILED
+        assert "another host name than other.test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--cacert", "f", NOWHERE], "go with an https URL"),
+        (["--insecure", NOWHERE], "go with an https URL"),
+        (["--cert", "f", NOWHERE], "go with an https URL"),
+        (["--insecure", "--cacert", "f", SECURE_NOWHERE], "give one of them"),
+        (["--key", "f", SECURE_NOWHERE], "--key goes with --cert"),
+        (["--cacert", "/nosuch", SECURE_NOWHERE], "cannot read the file of certificate authorities /nosuch"),
+        (["--cert", "/nosuch", SECURE_NOWHERE], "cannot read the certificate file /nosuch: No such file"),
+    ],
+)
+def test_tls_that_cannot_be_is_a_wrong_call(
+    argv: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["request", *argv]) == cli.ASKED_WRONGLY
+    said = capsys.readouterr()
+    assert complaint in said.err
+    assert (said.out, len(said.err.splitlines())) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--keyfile", "f"], "go with --certfile"),
+        (["--client-ca", "f"], "go with --certfile"),
+        (["--certfile", "/nosuch"], "cannot read the certificate file /nosuch: No such file"),
+    ],
+)
+def test_a_server_that_cannot_do_tls_is_a_wrong_call(
+    argv: list[str], complaint: str, module: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", f"{module(HANDLERS)}:plain", "--bind", "127.0.0.1:0", *argv]) == cli.ASKED_WRONGLY
+    said = capsys.readouterr()
+    assert complaint in said.err
+    assert (said.out, len(said.err.splitlines())) == ("", 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("serve", "--certfile --keyfile --client-ca"), ("request", "--cacert --cert --key --insecure")],
+)
+def test_help_names_what_is_for_tls(command: str, options: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == cli.DONE
+    said = capsys.readouterr().out
+    assert "TLS" in said
+    assert all(option in said for option in options.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import ssl
 from pathlib import Path
 from typing import Final
@@ -20,16 +21,17 @@ class Authority:
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self._ca: Final = trustme.CA(organization_name=name)
         self._folder: Final = folder
+        self._numbers: Final = itertools.count(1)
         self.name: Final = name
         self.file: Final = str(folder / f"{name}.pem")
         self._ca.cert_pem.write_to_path(self.file)
 
     def issue(
-        self, *names: str, common_name: str | None = None, until: datetime.datetime | None = None, file: str = "server"
+        self, *names: str, common_name: str | None = None, until: datetime.datetime | None = None
     ) -> tuple[str, str]:
         """The files of a certificate for the names (this machine's) and of its key."""
         issued = self._ca.issue_cert(*(names or NAMES), common_name=common_name, not_after=until)
-        cert, key = (str(self._folder / f"{self.name}-{file}.{kind}") for kind in ("pem", "key"))
+        cert, key = (str(self._folder / f"{self.name}-{next(self._numbers)}.{kind}") for kind in ("pem", "key"))
         for number, part in enumerate(issued.cert_chain_pems):
             part.write_to_path(cert, append=number > 0)
         issued.private_key_pem.write_to_path(key)
@@ -43,20 +45,20 @@ class Authority:
     def expired(self) -> Tls:
         """The same with a certificate whose time is up."""
         past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-        cert, key = self.issue(until=past, file="expired")
+        cert, key = self.issue(until=past)
         return Tls(certfile=cert, keyfile=key)
 
     def client(self, name: str | None = None) -> Tls:
         """What a link of ours is given, which trusts this authority; with ``name``, it has a certificate of its own."""
         if name is None:
             return Tls(cacert=self.file)
-        cert, key = self.issue(f"{name}.test", common_name=name, file=name)
+        cert, key = self.issue(f"{name}.test", common_name=name)
         return Tls(cacert=self.file, certfile=cert, keyfile=key)
 
     def server_context(self, *alpn: str) -> ssl.SSLContext:
         """A context of the standard library's own for a server, with the protocols that it knows."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(*self.issue(file="plain"))
+        context.load_cert_chain(*self.issue())
         if alpn:
             context.set_alpn_protocols(alpn)
         return context

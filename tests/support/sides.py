@@ -94,6 +94,9 @@ class FakeSocket:
     def write(self, data: bytes) -> None:
         self.written += data
 
+    def get_extra_info(self, name: str) -> None:
+        """Nothing: there is no socket behind it."""
+
     def get_write_buffer_size(self) -> int:
         return self.unsent
 

@@ -45,6 +45,8 @@ Told = list[tuple[int, Fact]]
 GET: Final[list[Pair]] = list(frames.request())
 POST: Final[list[Pair]] = list(frames.request("POST"))
 OK: Final[list[Pair]] = list(frames.response(200))
+ASKED: Final = (1, 3, 5, 7)
+"""The streams on which a client has asked something."""
 FRAMES_PER_READ: Final = 16
 
 
@@ -258,7 +260,7 @@ class Speaker:
         first = pieces[0]
         if step.chosen(1):
             first, flags = struct.pack(">LB", 0x8000_0000 | stream_id, step.which) + first, flags | Flag.PRIORITY
-        if step.chosen(2) and first:  # hyperframe refuses padding that nothing stands before
+        if step.chosen(2) and pieces[0]:  # hyperframe refuses padding that nothing stands before
             first, flags = bytes((step.which,)) + first + bytes(step.which), flags | Flag.PADDED
         if len(pieces) == 1:
             flags |= Flag.END_HEADERS

@@ -1,0 +1,1 @@
+"""A fuzzer that needs nothing but the standard library: ``python -m tests.fuzz --help``."""
