@@ -20,6 +20,8 @@ from h2.stream import H2Stream
 from hyperframe.exceptions import InvalidDataError, InvalidFrameError, InvalidPaddingError
 from hyperframe.frame import DataFrame, Frame
 
+from actors.compression import RememberingDecoder, RememberingEncoder
+
 SWEEP_INTERVAL: Final = 64
 """New streams between two looks for closed ones."""
 _HEADER: Final = struct.Struct(">HBBBL")
@@ -52,6 +54,11 @@ class Protocol(H2Connection):
 
     def __init__(self, config: H2Configuration) -> None:
         super().__init__(config)
+        self.encoder = RememberingEncoder()
+        decoder = RememberingDecoder()
+        decoder.max_header_list_size = self.decoder.max_header_list_size
+        decoder.max_allowed_table_size = self.decoder.max_allowed_table_size
+        self.decoder = decoder
         self.incoming_buffer = _QuietFrameBuffer(server=not config.client_side)
         self._unsent: list[bytes] = []
         self._begun = 0

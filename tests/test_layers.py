@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent
 ORDER = {
     "actors": (
         *("errors", "settings", "headers", "arrived", "trace", "mailbox", "messages", "actor", "turns", "slots"),
-        *("memory", "terms", "frames", "protocol", "records", "guard", "ledger", "outbox", "inbox", "wire"),
+        *(
+            "memory",
+            "terms",
+            "frames",
+            "compression",
+            "protocol",
+            "records",
+            "guard",
+            "ledger",
+            "outbox",
+            "inbox",
+            "wire",
+        ),
         *("commands", "pieces", "stream", "exchange", "server_stream", "client_stream", "bodies"),
         *("patience", "connection", "client", "serving", "tls", "transport", "listener"),
     ),
@@ -26,12 +38,15 @@ RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package
 
 NEVER_ASYNCIO = {
     *(f"actors.{name}" for name in ("errors", "settings", "headers", "arrived", "slots", "memory", "terms", "frames")),
-    *(f"actors.{name}" for name in ("protocol", "records", "guard", "ledger", "outbox", "inbox", "wire", "pieces")),
+    *(
+        f"actors.{name}"
+        for name in ("compression", "protocol", "records", "guard", "ledger", "outbox", "inbox", "wire", "pieces")
+    ),
     *(f"actors.{name}" for name in ("patience",)),
     *(f"supervisor.{name}" for name in ("restart", "health", "retry")),
 }
 LIBRARIES = {"h2", "attrs"}
-RESTRICTED = {"hpack": {"actors.headers", "actors.inbox"}, "hyperframe": {"actors.protocol"}}
+RESTRICTED = {"hpack": {"actors.headers", "actors.inbox", "actors.compression"}, "hyperframe": {"actors.protocol"}}
 """Libraries that only these modules import; an adapter's optional extra belongs here too."""
 
 SUPERVISORD = set(
@@ -152,7 +167,7 @@ def test_what_the_layers_allow_is_not_complained_about(tmp_path: Path, path: str
             (f"actors/{name}.py", "import asyncio", "never imports asyncio")
             for name in ("headers", "errors", "settings")
         ),
-        ("actors/connection.py", "import hpack", "only actors.headers, actors.inbox may"),
+        ("actors/connection.py", "import hpack", "only actors.compression, actors.headers, actors.inbox may"),
         ("actors/connection.py", "import httpx", "only h2, attrs and the standard library"),
         ("supervisor/cli.py", "from tests.support import clock", "only h2, attrs and the standard library"),
         ("actors/extra.py", "", "actors.extra has no place in the order"),

