@@ -21,6 +21,8 @@ QUICK: Final = 1.0
 """Seconds after its opening in which a stream's reset counts as quick."""
 BYTES_PER_UPDATE: Final = 4 * 1024
 """Bytes that we sent for each WINDOW_UPDATE that costs nothing."""
+UPDATES_PER_FRAME: Final = 2
+"""The same for each DATA frame, however short: a peer with small windows gets short ones, and gives credit for each."""
 SETTING_SIZE: Final = 6
 
 
@@ -141,9 +143,9 @@ class Guard:
         if self._unsent > self._limits.max_unsent_control_frames:
             self._flood("max_unsent_control_frames", f"{self._unsent} answers that it does not read")
 
-    def sent(self, size: int) -> None:
+    def sent(self, size: int, frames: int) -> None:
         """``size`` bytes of bodies went out: the peer will give credit for them."""
-        self._free_updates += size
+        self._free_updates += max(size, frames * UPDATES_PER_FRAME * BYTES_PER_UPDATE)
 
     def opened(self) -> None:
         """The peer opened a stream."""

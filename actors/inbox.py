@@ -157,8 +157,8 @@ class Inbox:
         guard, outbox = self.guard, self._outbox
         guard.blocked = not outbox.writable
         if outbox.sent:
-            guard.sent(outbox.sent)
-            outbox.sent = 0
+            guard.sent(outbox.sent, outbox.frames)
+            outbox.sent = outbox.frames = 0
         try:
             if preface := self.gate.preface():
                 self._h2.receive_data(preface)

@@ -38,6 +38,8 @@ class Outbox:
         """Bytes that may still be put out in this turn."""
         self.sent = 0
         """Bytes of bodies that went out since somebody set this to 0."""
+        self.frames = 0
+        """The same for the frames that they went out in."""
         self._h2 = h2
         self._records = records
         self._memory = memory
@@ -102,6 +104,7 @@ class Outbox:
                 size = len(data)
                 self._memory.give(size)
                 self.sent += size
+                self.frames += 1
                 record.deficit -= size
                 self.budget -= size
                 if last:
@@ -162,6 +165,7 @@ class Outbox:
             return True
         self.budget -= size
         self.sent += size
+        self.frames += 1
         if last:
             self._records.end_local(record)
         elif record.ending:

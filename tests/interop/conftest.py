@@ -8,6 +8,7 @@ import pytest
 
 from tests.interop.bodies import big_blocks
 from tests.interop.peers import Nghttpd, Tool, executable, find_curl, free_port
+from tests.interop.programs import Node, find_node
 
 
 @pytest.fixture
@@ -28,6 +29,11 @@ def h2load() -> Tool:
 @pytest.fixture
 def nghttpd() -> Nghttpd:
     return Nghttpd(executable("nghttpd"))
+
+
+@pytest.fixture
+def node() -> Node:
+    return find_node()
 
 
 @pytest.fixture

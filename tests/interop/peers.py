@@ -29,6 +29,7 @@ DEBIAN_PACKAGES = {
     "h2load": "nghttp2-client",
     "nghttp": "nghttp2-client",
     "nghttpd": "nghttp2-server",
+    "node": "nodejs",
 }
 
 

@@ -216,3 +216,29 @@ async def test_leaving_a_link_says_goaway(nghttpd: Nghttpd, htdocs: Path) -> Non
         log = await peer.logged("recv GOAWAY")
 
     assert re.findall(r"recv GOAWAY frame .*\n\s+\(last_stream_id=0, error_code=(\w+)", log) == ["NO_ERROR"]
+
+
+async def test_nghttpd_pushes_nothing_to_a_link_that_takes_no_pushes(nghttpd: Nghttpd, htdocs: Path) -> None:
+    """S12 (push off): ENABLE_PUSH=0 is in the first SETTINGS, and nghttpd, which would push, keeps to it."""
+    (htdocs / "other").write_bytes(b"pushed")
+    async with nghttpd(htdocs, "--push=/small=/other", "--verbose") as peer, Link(peer.url) as link:
+        reply = await link.request("GET", "/small", timeout=10)
+        log = await peer.logged("stream_id=1 closed")
+
+    assert reply.body == b"hello, world"
+    _, _, ours = log.partition("recv SETTINGS frame")
+    assert "[SETTINGS_ENABLE_PUSH(0x02):0]" in ours.partition("recv HEADERS frame")[0]
+    assert "PUSH_PROMISE" not in log
+
+
+async def test_nghttpd_sends_trailers_after_a_body_of_some_size(nghttpd: Nghttpd, htdocs: Path) -> None:
+    """S8: they wait behind a body of 1 MiB that is read in parts; a response without a body has none of them."""
+    (htdocs / "medium").write_bytes(bytes(1 << 20))
+    async with nghttpd(htdocs, "--trailer=x-sum: abc") as peer, Link(peer.url) as link:
+        async with link.stream("GET", "/medium", timeout=10) as stream:
+            length = sum([len(chunk) async for chunk in stream])
+            trailers = await stream.trailers()
+        head = await link.request("HEAD", "/medium", timeout=10)
+
+    assert (length, trailers["x-sum"]) == (1 << 20, "abc")
+    assert (head.headers["content-length"], head.body, list(head.trailers)) == (str(1 << 20), b"", [])

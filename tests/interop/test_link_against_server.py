@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from actors.errors import ErrorCode, LinkError, StreamReset
-from actors.exchange import Handler, ServerStream
+from actors.server_stream import Handler, ServerStream
 from supervisor.link import Link
 from supervisor.server import Server
 from tests.interop.bodies import BIG, ROOM, Tally, big, big_blocks, big_blocks_slowly, big_digest, greet

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 from supervisor.server import Server
 from tests.interop.bodies import BIG, big, big_digest, greet
 from tests.interop.peers import Tool

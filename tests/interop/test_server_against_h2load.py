@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
+from actors.server_stream import ServerStream
 from supervisor.server import Server
 from tests.interop.bodies import greet
 from tests.interop.command import muxlink_serve
@@ -50,6 +52,27 @@ async def test_h2load_comes_over_a_unix_socket(h2load: Tool, tmp_path: Path) -> 
         ran = await h2load("-n", "1000", "-m", "100", f"--base-uri=unix:{path}", "http://localhost/")
 
     assert_all_succeeded(ran, 1000)
+
+
+@pytest.mark.bulk
+async def test_h2load_comes_over_200_short_connections(h2load: Tool) -> None:
+    """R5, at a small scale: each serves one request and goes, 50 at a time; the server keeps none of them."""
+    peers = set()
+
+    async def remember(stream: ServerStream) -> None:
+        peers.add(str(stream.peer.address))
+        await greet(stream)
+
+    async with Server(remember) as server:
+        for _ in range(4):
+            ran = await h2load("-n", "50", "-c", "50", "-m", "1", f"{server.url}/")
+            assert_all_succeeded(ran, 50)
+        async with asyncio.timeout(5):
+            while (state := await server.state()).children:  # noqa: ASYNC110  (nobody sets an event for it)
+                await asyncio.sleep(0)
+
+    assert len(peers) == 200
+    assert not state.children
 
 
 async def test_h2load_makes_20000_requests_to_the_command_without_one_failure(h2load: Tool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.exchange import ServerStream
+from actors.server_stream import ServerStream
 from supervisor.server import Server
 from tests.interop.bodies import BIG, big, big_digest, greet, send_big
 from tests.interop.peers import Tool
