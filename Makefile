@@ -8,7 +8,7 @@ ARGS   ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint fuzz bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -23,6 +23,9 @@ lint: $(VENV)/.lint ## ruff, its formatter and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.test ## feed the wire mutated conversations for a minute (ARGS="--seconds 3600" for longer)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 bench: $(VENV)/.test ## run one benchmark: make bench NAME=server
 	@test -n "$(NAME)" || { echo "say which: make bench NAME=server" >&2; exit 2; }

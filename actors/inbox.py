@@ -288,17 +288,25 @@ class Inbox:
                 self.guard.surplus()
             self.refuse(record, ErrorCode.REFUSED_STREAM)
             return None
-        if self._too_large(headers):
+        size = record.head = list_size(headers)
+        self._terms.memory.take(size)
+        if len(headers) > self.limits.max_headers or size > self.limits.max_header_list:
             self._h2.send_headers(stream_id, TOO_LARGE, end_stream=True)
             self._records.end_local(record)
             self.refuse(record, ErrorCode.NO_ERROR)
             return None
-        return self._checked(record, headers, check_arrived_request, HeadersArrived(headers, ended))
+        return self._judged(record, headers, check_arrived_request, HeadersArrived(headers, ended))
 
     def refuse(self, record: Record, code: int) -> None:
         """Have nothing to do with a stream that the peer opened."""
         self._outbox.reset(record, code)
         self._ledger.settle(record)
+        self.forget(record)
+
+    def forget(self, record: Record) -> None:
+        """Nothing will be said of the stream any more, and nobody holds its head."""
+        if record.head:
+            self._terms.memory.give(record.head)
         self._records.forget(record)
 
     def _response_received(self, event: ResponseReceived) -> Said:
@@ -356,15 +364,20 @@ class Inbox:
     def _checked(
         self, record: Record, headers: list[Pair], check: Callable[[list[Pair]], int | None], fact: StreamFact
     ) -> Said:
-        """The fact, or the failure of its stream alone where its headers are malformed (RFC 9113, 8.1.1)."""
+        """The fact, or the failure of its stream alone where its headers are too many or malformed."""
         if self._too_large(headers):
             return self._fault(record, LimitReached(f"{len(headers)} headers, {list_size(headers)} bytes: {_WIDEN}"))
+        return self._judged(record, headers, check, fact)
+
+    def _judged(
+        self, record: Record, headers: list[Pair], check: Callable[[list[Pair]], int | None], fact: StreamFact
+    ) -> Said:
         try:
             promised = check(headers)
         except InvalidHeaders as error:
             return self._fault(record, f"malformed headers: {error}")
         if isinstance(fact, HeadersArrived):
-            record.promised = 0 if record.bodyless else promised
+            record.promised = 0 if record.bodyless else None if record.tunnel else promised
             if not record.remote_ended or record.bodyless or not promised:
                 return record.id, fact
         return self._measured(record, fact) if record.promised is not None else (record.id, fact)

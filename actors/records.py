@@ -57,6 +57,10 @@ class Record:
     promised: int | None = None
     """Bytes of body that the peer's head promises."""
     received: int = 0
+    head: int = 0
+    """Bytes of the header list that its handler holds."""
+    tunnel: bool = False
+    """Whether it is a CONNECT, whose bodies have no length (RFC 9110, 9.3.6)."""
     bodyless: bool = False
     """Whether the answer has no body, because the request asked for a head."""
     window: Window = field(factory=Window)

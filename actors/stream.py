@@ -28,7 +28,7 @@ from actors.errors import (
     StreamReset,
     code_name,
 )
-from actors.headers import Headers, Pair
+from actors.headers import Headers, Pair, list_size
 from actors.mailbox import Ref, Understood
 from actors.messages import (
     DataArrived,
@@ -186,8 +186,12 @@ class StreamActor(BodyActor[StreamMessage]):
                 self.trailers, self.remote_ended = Headers.of(pairs), True
             case InformationalArrived(pairs):
                 self.informational.append(pairs)
-                if len(self.informational) > MAX_INFORMATIONAL:
-                    many = LimitReached(f"the peer sent more than {MAX_INFORMATIONAL} informational responses")
+                size = sum(map(list_size, self.informational))
+                if len(self.informational) > MAX_INFORMATIONAL or size > self.limits.max_header_list:
+                    many = LimitReached(
+                        f"the peer sent more than {MAX_INFORMATIONAL} informational responses, "
+                        f"or more than {self.limits.max_header_list} bytes of them"
+                    )
                     self.reset(ErrorCode.ENHANCE_YOUR_CALM, many)
                     self._halt(self.error)
             case PeerReset(code):

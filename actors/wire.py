@@ -220,8 +220,9 @@ class Wire:
             return None
         self._h2.send_headers(stream_id, head, end_stream=end)
         self._inbox.last_own_id = stream_id
-        bodyless = head[0][1] == b"HEAD"
-        record = Record(stream_id, weight, ending=end, local_ended=end, bodyless=bodyless)
+        method = head[0][1]
+        record = Record(stream_id, weight, ending=end, local_ended=end)
+        record.bodyless, record.tunnel = method == b"HEAD", method == b"CONNECT"
         if self.push_allowed:
             record.authority = head[1][1]
         self._records.add(record)
@@ -382,4 +383,4 @@ class Wire:
             self.reset(record.id, code)
         if self.broken is None:
             self._ledger.settle(record)
-        self._records.forget(record)
+        self._inbox.forget(record)

@@ -36,6 +36,8 @@ from actors.transport import dial
 from supervisor.endpoints import Endpoint, parse_url
 
 _numbers: Final = itertools.count(1)
+MAX_ALTERNATIVES: Final = 32
+"""Origins that a link remembers alternatives for."""
 
 
 def _tls_of(endpoint: Endpoint, tls: Tls | None, limits: Limits) -> TlsSide | None:
@@ -295,6 +297,8 @@ class Link:
                     leaving = True
                     self._leave(route)
                 case AlternativeOffered(_, origin, value):
+                    if len(self.alternatives) >= MAX_ALTERNATIVES:
+                        del self.alternatives[next(iter(self.alternatives))]
                     self.alternatives[origin.decode("latin-1")] = value.decode("latin-1")
                 case StreamsCut():
                     pass  # whoever had one was told

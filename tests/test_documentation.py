@@ -9,11 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h2.events
 import pytest
+from h2.connection import H2Connection
+
+from tests.support.certificates import Authority
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
+H2_CONSTANTS = {
+    *("DEFAULT_MAX_INBOUND_FRAME_SIZE", "DEFAULT_MAX_OUTBOUND_FRAME_SIZE", "DEFAULT_MAX_HEADER_LIST_SIZE"),
+    *("HIGHEST_ALLOWED_STREAM_ID", "MAX_WINDOW_INCREMENT", "MAX_CLOSED_STREAMS", "clear_outbound_data_buffer"),
+}
+"""Names of h2's connection that offer nothing by themselves."""
+UNSEEN_EVENTS = {"Event", "PingReceived"}
+"""The base of all, and the one that needs no answer of ours."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -24,7 +35,9 @@ def blocks() -> list[tuple[str, str]]:
 def programs() -> list[tuple[str, str]]:
     """Each Python block with the plain block after it: the program and what it prints."""
     found = blocks()
-    return [(code, output) for (kind, code), (_, output) in itertools.pairwise(found) if kind == "python"]
+    return [
+        (code, output) for (kind, code), (then, output) in itertools.pairwise(found) if (kind, then) == ("python", "")
+    ]
 
 
 def run(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -33,7 +46,7 @@ def run(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess
 
 
 def test_the_readme_shows_programs_with_their_output() -> None:
-    assert len(programs()) == 2
+    assert len(programs()) == 3
 
 
 @pytest.mark.parametrize(("program", "output"), programs())
@@ -52,8 +65,23 @@ def test_the_example_of_the_seeds_prints_the_greeting_and_its_trailers() -> None
     ]
 
 
+def test_the_example_of_tls_names_the_client(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificates = (*authority.issue("127.0.0.1"), *authority.issue("ann.test", common_name="ann"))
+    done = run("-m", "examples.whoami", authority.file, *certificates)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("200 ")
+    assert "(('commonName', 'ann'),)" in done.stdout
+
+
+def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
+    shown = [code for kind, code in blocks() if kind == "python" and code not in dict(programs())]
+    assert len(shown) == 1
+    assert shown[0].strip() in (ROOT / "examples" / "whoami.py").read_text()
+
+
 def test_each_example_is_run_by_a_test() -> None:
-    run_by_tests = {"hello", "core"}  # hello is served by the tests of the command line
+    run_by_tests = {"hello", "core", "whoami"}  # hello is served by the tests of the command line
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} == run_by_tests
 
 
@@ -73,6 +101,17 @@ def test_each_map_names_every_module_of_its_package() -> None:
         listed = set(re.findall(r"^\| `(\w+)` ", (ROOT / package / "README.md").read_text(), re.MULTILINE))
         modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
         assert listed == modules
+
+
+def test_the_table_of_what_h2_offers_names_all_of_it() -> None:
+    offered = {name for name in vars(H2Connection) if not name.startswith("_")} - H2_CONSTANTS
+    offered |= {
+        name
+        for name, kind in vars(h2.events).items()
+        if isinstance(kind, type) and kind.__module__ == "h2.events" and name[0] != "_"
+    }
+    table = README[README.index("### What h2 offers") : README.index("## The house")]
+    assert {name for name in offered - UNSEEN_EVENTS if f"`{name}`" not in table} == set()
 
 
 def test_every_public_module_says_what_it_is_for() -> None:
