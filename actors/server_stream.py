@@ -129,7 +129,8 @@ class ServerStream(Exchange):
             raise Misuse(f"content-length says {declared} and the body has {size} bytes: leave the header out")
         actor = self._actor
         actor.check_fields(head)
-        actor.check_fields(fields)
+        if fields:
+            actor.check_fields(fields)
         self._status = status
         if asked_for_head:
             body, size = b"", 0
