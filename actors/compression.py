@@ -3,7 +3,8 @@
 A block of nothing but single-byte references to the tables (RFC 7541, 6.1) changes no table. So as long as no other
 block comes between, the same list gives the same block, and the same block the same list: looking it up takes a
 microsecond, where hpack needs ten for encoding and twenty for decoding. Any other block, or a change of a table's size,
-makes both forget; a service whose every request has a path of its own gains nothing, and pays two microseconds. Secrets are never remembered: they are never indexed, so their blocks are never of this kind.
+makes both forget; a service whose every request has a path of its own gains nothing, and pays two microseconds.
+Secrets are never remembered: they are never indexed, so their blocks are never of this kind.
 """
 
 from __future__ import annotations
