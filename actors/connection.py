@@ -71,9 +71,9 @@ from actors.wire import Fact, StreamFact, Wire
 
 logger: Final = logging.getLogger("muxlink.connection")
 
-FRAMES_PER_LOOK: Final = 16
+FRAMES_PER_LOOK: Final = 8
 """Frames that are read between two looks at the clock."""
-SECONDS_PER_LATER_TURN: Final = 0.001
+SECONDS_PER_LATER_TURN: Final = 0.0005
 """What a burst that was too long for one turn gets in each later one, so that many of them leave time for others."""
 MAX_DEBUG_DATA: Final = 512
 

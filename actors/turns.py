@@ -188,9 +188,10 @@ class TurnActor(Actor[M]):
             tracer.speak_as("caller")
 
     async def _next_batch(self) -> None:
-        if self._batch and not self._suspended:
-            await asyncio.sleep(0)  # the rest of a long backlog: let the loop serve others first
-        else:
+        if not self._suspended and (self._batch or len(self.mailbox)):
+            # The rest of a long backlog, or what the turn told itself: let the loop serve others first.
+            await asyncio.sleep(0)
+        if not self._batch or self._suspended:
             taken = await self.mailbox.take(signals_only=self._suspended)
             if self._batch:
                 self._batch.extend(taken)

@@ -731,3 +731,23 @@ async def test_a_client_counts_a_refused_stream_as_unprocessed() -> None:
         with pytest.raises(StreamReset) as caught:
             await asking
         assert caught.value.outcome is Outcome.UNPROCESSED
+
+
+@pytest.mark.bulk
+@pytest.mark.parametrize("body", [b"x", b""], ids=["dribble", "pings"])
+async def test_a_long_burst_lets_others_in_between(body: bytes) -> None:
+    """W7: what one peer sends in one go is read in short turns, and the loop goes round between any two of them."""
+    async with Bench(hold) as bench:
+        await bench.hears(headers(1, POST))
+        rounds = 0
+
+        def count() -> None:
+            nonlocal rounds, counting
+            rounds += 1
+            counting = asyncio.get_running_loop().call_soon(count)
+
+        counting = asyncio.get_running_loop().call_soon(count)
+        bench.actor.tell(BytesArrived((data(1, body) if body else ping()) * 8_000))
+        await until(lambda: bench.actor.wire._inbox.frames > 8_000)
+        counting.cancel()
+        assert rounds > 20
