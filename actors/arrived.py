@@ -111,7 +111,7 @@ def check_arrived_promise(pairs: list[Pair], authority: bytes) -> None:
     pseudo, fields = split_head(pairs)
     if pseudo[b":method"] not in (b"GET", b"HEAD") or length:
         raise InvalidHeaders("a promised request is GET or HEAD and has no body")
-    if pseudo.get(b":authority", (fields.all("host") or [b""])[0]) != authority:
+    if pseudo.get(b":authority", (fields.all("host") or [b""])[0]).lower() != authority.lower():
         raise InvalidHeaders("a promised request is for another authority than its parent's")
 
 

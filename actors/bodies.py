@@ -76,7 +76,9 @@ def serve(handler: Handler) -> Body:
         try:
             await handler(stream)
         except LinkError as stopped:
-            if stopped is not actor.given_up or actor.error is not None:
+            ours = stopped is actor.given_up
+            actor.given_up = None  # its traceback holds the actor
+            if not ours or actor.error is not None:
                 raise
             if stream._status and not isinstance(stopped, InvalidHeaders):
                 raise
@@ -181,7 +183,8 @@ def prepare(
             raise Misuse(f"content-length says {declared} and the body has {size} bytes: leave the header out")
     elif body is None and declared and method in BODYLESS_METHODS:
         raise Misuse(f"content-length says {declared}, and {method} without a body has none: leave the header out")
-    expects = bool(headers) and body != b"" and any(n == b"expect" and v.lower() == b"100-continue" for n, v in head)
+    sends = bool(headers) and body != b"" and not (body is None and method in BODYLESS_METHODS)
+    expects = sends and any(n == b"expect" and v.lower() == b"100-continue" for n, v in head)
     return Outgoing(
         name, head, body, check_fields(trailers), weight, timeout, max_body, declared, protocol is not None, expects
     )
@@ -274,10 +277,13 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
             raise Stop(ours) from error
 
     def promised(child: StreamActor) -> None:
+        if actor.promises is None:  # it was left meanwhile
+            child.reset(ErrorCode.CANCEL)
+            child.signal(Halt(None))
+            return
         pushed.append(child)
-        if actor.promises is not None:
-            actor.promises.append(child)
-            actor.wake()
+        actor.promises.append(child)
+        actor.wake()
 
     pushed: list[StreamActor] = []
     if route.pushes:

@@ -44,26 +44,28 @@ class ClientStream(Exchange):
     async def pushes(self) -> AsyncIterator[PushedStream]:
         """The streams that the server promises along with this one, as they come, until its response has ended.
 
-        What is promised and not asked for here is cancelled when this stream is left. Raises Misuse where the link
-        takes no pushes, and the stream's error.
+        What has not ended is cancelled when this stream is left. Raises Misuse where the link takes no pushes, and the
+        stream's error.
         """
         actor = self._actor
         promises = actor.promises
+        if actor.promise is not None:
+            raise Misuse("a pushed stream has no pushes of its own (RFC 9113, 8.4)")
         if promises is None:
             raise Misuse("this link takes no pushes: make it with push=True")
         while True:
             await actor.until(lambda: bool(promises) or actor.remote_ended)
             if promises:
                 yield PushedStream(promises.popleft(), self._limit)
-            elif not actor.remote_ended:
-                raise actor.failure()
-            else:
+            elif actor.remote_ended:
                 return
+            elif actor.error is not None:
+                raise actor.failure()
 
     async def send(self, data: bytes | bytearray | memoryview) -> None:
         if self._expects:
-            self._expects = False
             await until_continue(self._actor)
+            self._expects = False
         await super().send(data)
 
     def prioritize(self, weight: int, *, depends_on: int = 0, exclusive: bool = False) -> None:
@@ -128,13 +130,17 @@ async def until_continue(actor: StreamActor) -> bool:
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(SECONDS_FOR_CONTINUE):
-            await actor.until(lambda: actor.head is not None or bool(actor.informational))
+            await actor.until(lambda: actor.head is not None or _may_continue(actor))
     if actor.head is None or (status := int(actor.head[0][1])) < 300:
         return True
     actor.stopped_by = actor.stopped_by or Closed(
         f"the body of {actor.name} was not sent: the peer answered {status} instead of 100", outcome=actor.outcome
     )
     return False
+
+
+def _may_continue(actor: StreamActor) -> bool:
+    return any(pairs[0][1] == b"100" for pairs in actor.informational)
 
 
 def response_head_of(actor: StreamActor) -> ResponseHead:

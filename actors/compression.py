@@ -18,6 +18,7 @@ MOST: Final = 64
 """Lists that are remembered at a time."""
 LONGEST: Final = 64
 """Bytes of a block that is worth remembering."""
+TOLD_CHANGES: Final = 2
 _FIRST, _LAST = 0x81, 0xFE
 """Bytes that are a whole reference each."""
 
@@ -36,6 +37,9 @@ class RememberingEncoder(Encoder):
 
     def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:
         """The block for a header list."""
+        if len(self.table_size_changes) > TOLD_CHANGES:
+            # Only the smallest and the last must be told (RFC 7541, 4.2); hpack tells, and keeps, all of them.
+            self.table_size_changes = [min(self.table_size_changes), self.table_size_changes[-1]]
         key = tuple(headers)
         if not self.table_size_changes:  # which the next block must announce
             block = self._blocks.get(key)

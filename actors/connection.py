@@ -67,7 +67,7 @@ from actors.patience import Patience, Wait
 from actors.settings import Limits
 from actors.trace import Tracer
 from actors.turns import SECONDS_PER_TURN, TurnActor
-from actors.wire import Fact, StreamFact, Wire
+from actors.wire import MAX_DEBUG_DATA, Fact, StreamFact, Wire
 
 logger: Final = logging.getLogger("muxlink.connection")
 
@@ -75,38 +75,21 @@ FRAMES_PER_LOOK: Final = 8
 """Frames that are read between two looks at the clock."""
 SECONDS_PER_LATER_TURN: Final = 0.0005
 """What a burst that was too long for one turn gets in each later one, so that many of them leave time for others."""
-MAX_DEBUG_DATA: Final = 512
+TLS_RECORD: Final = 16 * 1024
+CHOKED: Final = 1024 * 1024
+"""Bytes in the socket above which nothing more is read from a peer that does not read.
+
+Bodies stop long before; only heads and control frames reach it. Sooner, two ends could wait for each other.
+"""
 
 
 class ConnectionActor(TurnActor[ConnectionMessage]):
     """One HTTP/2 connection over one socket."""
 
     __slots__ = (
-        "_changes",
-        "_closing",
-        "_going",
-        "_heard",
-        "_held_back",
-        "_ids",
-        "_loop",
-        "_lost",
-        "_owner",
-        "_patience",
-        "_ping",
-        "_pinged",
-        "_pings",
-        "_reading_on",
-        "_ready",
-        "_rings",
-        "_said_goodbye",
-        "_socket",
-        "_streams",
-        "_timer",
-        "_writing_on",
-        "_written",
-        "deadlines",
-        "peer",
-        "wire",
+        "_changes", "_choked", "_closing", "_going", "_heard", "_held_back", "_ids", "_loop", "_lost", "_owner",
+        "_patience", "_ping", "_pinged", "_pings", "_reading_on", "_ready", "_rings", "_said_goodbye", "_socket",
+        "_streams", "_timer", "_writing_on", "_written", "deadlines", "peer", "wire",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = ConnectionMessage
@@ -137,6 +120,8 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._said_goodbye = False
         self._lost = False
         self._reading_on = False
+        self._choked = False
+        """Whether the peer sends what needs answers, and does not read them."""
         self._writing_on = False
         self._patience = Patience(wire)
         self.deadlines = self._patience.deadlines
@@ -146,7 +131,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._written = 0
         self._held_back = 0
         self._ping = 0
-        self._pinged = 0.0
+        self._pinged: float | None = None
         self._pings: list[Reply[float]] = []
         self._changes: deque[Reply[None] | None] = deque()
 
@@ -211,7 +196,11 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                 stream.tell(RoomMade(size))
         if (data := wire.output()) and not self._socket.is_closing():
             self._written += len(data)
-            self._socket.write(data)
+            # Of bytes asyncio copies what is left after each record of TLS, 16 KiB: a third of an upload's time.
+            self._socket.write(memoryview(data) if len(data) > TLS_RECORD else data)
+            if not wire.writable and self._socket.get_write_buffer_size() > CHOKED:
+                self._choked = True
+                self._pause_reading(True)
         if not self._writing_on and wire.has_output:
             self._writing_on = True
             self.tell(WriteOn())
@@ -256,7 +245,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         wire.guard.now = self._heard = self._loop.time()
         late = perf_counter() + (SECONDS_PER_LATER_TURN if again else SECONDS_PER_TURN)
         try:
-            while wire.has_input:
+            while wire.has_input and not self._choked:
                 if perf_counter() > late:
                     self._reading_on = True
                     self.tell(ReadOn())
@@ -269,7 +258,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         if wire.progress is not None or Wait.BLOCK in self.deadlines:
             self._patience.watch_pieces(self._heard)
             self._arm(self._heard)
-        if not self._suspended:
+        if not self._suspended and not self._choked:
             self._pause_reading(False)
 
     def _named(self, violation: ProtocolViolation) -> ProtocolViolation:
@@ -342,18 +331,18 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def _send_ping(self, reply: Reply[float] | None) -> None:
         """All who ask while one is on its way share its answer."""
-        if not self._pinged:
+        if reply is not None:
+            self._pings.append(reply)
+        if self._pinged is None:
             self._ping += 1
             self._pinged = self._loop.time()
             self.wire.ping(self._ping.to_bytes(8))
-        if reply is not None:
-            self._pings.append(reply)
 
     def _ping_acked(self, data: bytes) -> bool:
         """Whether it is the answer to our last PING."""
-        if not self._pinged or data != self._ping.to_bytes(8):
+        if self._pinged is None or data != self._ping.to_bytes(8):
             return False
-        seconds, self._pinged = self._loop.time() - self._pinged, 0.0
+        seconds, self._pinged = self._loop.time() - self._pinged, None
         pings, self._pings = self._pings, []
         for reply in pings:
             reply.tell(seconds)
@@ -403,6 +392,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._held_back = BYTES_PER_PUMP if paused else 0
         memory.take(self._held_back)
         self.deadlines.stop(Wait.WRITE)
+        if self._choked and not paused:
+            self._choked = False
+            if not self._reading_on:
+                self._read()
         if paused:
             now = self._loop.time()
             self._patience.watch_socket(self._taken(), now)
@@ -432,7 +425,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def _say_goodbye(self, code: int, debug: bytes = b"") -> None:
         self._said_goodbye = True
-        self.wire.go_away(self.wire.last_stream_id, code, debug[:MAX_DEBUG_DATA])
+        self.wire.go_away(self.wire.last_stream_id, code, debug)
 
     def ending(self, reason: BaseException | None) -> None:
         """Leave nobody waiting: fail every stream, say GOAWAY, and close the socket behind what is still to go out."""

@@ -93,7 +93,7 @@ def split_frames(data: bytes) -> Iterator[Frame]:
 class Gate:
     """Cuts one direction of a connection into frames."""
 
-    __slots__ = ("_block_stream", "_buffer", "_first", "_position", "_preface", "max_frame_size")
+    __slots__ = ("_block_stream", "_buffer", "_first", "_position", "_preface", "blocks", "max_frame_size")
 
     def __init__(self, *, expect_preface: bool, max_frame_size: int) -> None:
         """A gate for a peer that must (a client) or must not (a server) begin with the preface (RFC 9113, 3.4)."""
@@ -102,6 +102,8 @@ class Gate:
         self._buffer = bytearray()
         self._position = 0
         self._block_stream = 0
+        self.blocks = 0
+        """Header blocks that began."""
         self._first = True
 
     def take_in(self, data: bytes) -> None:
@@ -174,6 +176,7 @@ class Gate:
         self._first = False
         self._position = end
         if kind in BLOCK_TYPES:
+            self.blocks += kind != FrameType.CONTINUATION
             self._block_stream = 0 if flags & END_HEADERS else stream_id
         return Frame(kind, flags, stream_id, buffer[position:end])
 

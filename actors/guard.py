@@ -22,7 +22,9 @@ QUICK: Final = 1.0
 BYTES_PER_UPDATE: Final = 4 * 1024
 """Bytes that we sent for each WINDOW_UPDATE that costs nothing."""
 UPDATES_PER_FRAME: Final = 2
-"""The same for each DATA frame, however short: a peer with small windows gets short ones, and gives credit for each."""
+"""The same for each DATA frame that is not tiny: a peer with small windows gives credit for each."""
+MOST_FREE: Final = 64 * 1024 * 1024
+"""Bytes for which updates may be outstanding."""
 SETTING_SIZE: Final = 6
 
 
@@ -52,7 +54,7 @@ class Guard:
 
     __slots__ = (
         "_block", "_control", "_forced", "_free_updates", "_limits", "_opened", "_pieces", "_quick",
-        "_quick_resets", "_reported", "_server", "_since", "_surplus", "_unsent", "_updates", "blocked",
+        "_quick_resets", "_reported", "_server", "_settings", "_since", "_surplus", "_unsent", "_updates", "blocked",
         "empty", "now", "report",
     )  # fmt: skip
 
@@ -67,6 +69,7 @@ class Guard:
         self._server = server
         self._reported: set[str] = set()
         self._control = Bucket(limits.max_control_frames)
+        self._settings = Bucket(limits.max_settings_frames)
         self._updates = Bucket(limits.max_window_updates)
         self._forced = Bucket(limits.max_forced_resets)
         self._quick = Bucket(limits.max_quick_resets)
@@ -92,6 +95,8 @@ class Guard:
         elif kind == FrameType.WINDOW_UPDATE:
             self._check_update()
         elif kind in BLOCK_TYPES:
+            if kind == FrameType.PUSH_PROMISE:
+                self.count_control()
             self._check_block(kind, flags, size)
         else:
             self._check_control(kind, flags, size)
@@ -124,12 +129,19 @@ class Guard:
         elif not self._updates.take(self.now):
             self._flood("max_window_updates", f"more than {self._limits.max_window_updates} needless WINDOW_UPDATE")
 
+    def count_control(self) -> None:
+        """Count a frame that carries nothing for anybody, such as one for a stream that is over."""
+        if not self._control.take(self.now):
+            most = self._limits.max_control_frames
+            self._flood("max_control_frames", f"more than {most} control frames, or frames of dead streams, in 10 s")
+
     def _check_control(self, kind: int, flags: int, size: int) -> None:
         limits = self._limits
-        if not self._control.take(self.now):
-            self._flood("max_control_frames", f"more than {limits.max_control_frames} control frames in 10 s")
+        self.count_control()
         if flags & ACK or kind not in (FrameType.PING, FrameType.SETTINGS):
             return
+        if kind == FrameType.SETTINGS and not self._settings.take(self.now):
+            self._flood("max_settings_frames", f"more than {limits.max_settings_frames} SETTINGS frames in 10 s")
         if kind == FrameType.SETTINGS and size > limits.max_settings * SETTING_SIZE:
             self._flood("max_settings", f"a SETTINGS frame with {size // SETTING_SIZE} entries")
         self.answered()
@@ -145,7 +157,8 @@ class Guard:
 
     def sent(self, size: int, frames: int) -> None:
         """``size`` bytes of bodies went out: the peer will give credit for them."""
-        self._free_updates += max(size, frames * UPDATES_PER_FRAME * BYTES_PER_UPDATE)
+        free = self._free_updates + max(size, frames * UPDATES_PER_FRAME * BYTES_PER_UPDATE)
+        self._free_updates = min(free, MOST_FREE)
 
     def opened(self) -> None:
         """The peer opened a stream."""
@@ -178,11 +191,15 @@ class Guard:
 
     def trip(self, limit: str, message: str, code: int = ErrorCode.ENHANCE_YOUR_CALM) -> None:
         """End the connection for a limit that is exceeded, or in a dry run report it, once."""
-        if not self._limits.dry_run:
+        if not self.tolerates(limit, message):
             raise ProtocolViolation(message, code=code)
-        if limit not in self._reported:
+
+    def tolerates(self, limit: str, message: str) -> bool:
+        """Whether this is a dry run, in which what exceeds a limit is reported, once."""
+        if self._limits.dry_run and limit not in self._reported:
             self._reported.add(limit)
             self.report(message)
+        return self._limits.dry_run
 
 
 def _nobody(message: str) -> None:

@@ -28,7 +28,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError as H2ProtocolError
-from hpack import HPACKError
+from hpack import HPACKError, OversizedHeaderListError
 
 from actors.arrived import (
     arrived_weight,
@@ -86,6 +86,10 @@ MAX_STREAM_ID: Final = 2**31 - 1
 CONNECTION: Final = 0
 TOO_LARGE: Final[list[Pair]] = [(b":status", b"431"), (b"content-length", b"0")]
 """RFC 6585, 5."""
+STREAM_COST: Final = 8 * 1024
+"""Bytes that a stream takes of the process besides what is said on it, as measured by the benchmark ``streams``."""
+LONGEST_PADDING: Final = 256
+"""Bytes of padding and of the byte that says its length (RFC 9113, 6.1)."""
 _MISSED_BY_H2: Final = frozenset(
     (FrameType.SETTINGS, FrameType.RST_STREAM, FrameType.HEADERS, FrameType.PUSH_PROMISE, FrameType.WINDOW_UPDATE)
 )
@@ -182,7 +186,7 @@ class Inbox:
         size = len(raw) - HEADER_SIZE
         if kind != FrameType.DATA:
             self.guard.check(kind, flags, size)
-        elif size < 256 or self.guard.empty:
+        elif size <= LONGEST_PADDING or self.guard.empty:
             self.guard.check(kind, flags, size - raw[HEADER_SIZE] - 1 if size and flags & PADDED else size)
         if not in_block and (kind in _NOT_FOR_H2 or kind > LAST_TYPE):
             self._take(frame, said)
@@ -203,6 +207,7 @@ class Inbox:
                 # Even where h2 refuses it, because we gave its parent up: frames of it may be on their way.
                 self.last_stream_id = max(self.last_stream_id, promised_id(frame))
         if late:
+            self.guard.count_control()
             self.keep()
             if stream_id in self._h2.streams:
                 self._h2.sweep()
@@ -261,6 +266,9 @@ class Inbox:
         # h2 has put a GOAWAY of its own behind the output; ours will say more.
         self.keep(lambda f: f.type != FrameType.GOAWAY)
         code = int(error.error_code) if isinstance(error, H2ProtocolError) else int(ErrorCode.PROTOCOL_ERROR)
+        if isinstance(error.__cause__, OversizedHeaderListError):
+            message = f"the peer sent more headers than can be decoded safely (Limits.max_header_list, {_WIDELY})"
+            return ProtocolViolation(message, code=ErrorCode.ENHANCE_YOUR_CALM)
         if isinstance(error.__cause__, HPACKError):
             code = ErrorCode.COMPRESSION_ERROR  # h2 has PROTOCOL_ERROR for it (RFC 9113, 4.3)
         kind = FRAME_NAMES.get(frame.type, f"frame type {frame.type:#x}")
@@ -289,7 +297,8 @@ class Inbox:
             self.refuse(record, ErrorCode.REFUSED_STREAM)
             return None
         size = record.head = list_size(headers)
-        self._terms.memory.take(size)
+        record.head += STREAM_COST
+        self._terms.memory.keep(record.head)
         if len(headers) > self.limits.max_headers or size > self.limits.max_header_list:
             self._h2.send_headers(stream_id, TOO_LARGE, end_stream=True)
             self._records.end_local(record)
@@ -306,7 +315,7 @@ class Inbox:
     def forget(self, record: Record) -> None:
         """Nothing will be said of the stream any more, and nobody holds its head."""
         if record.head:
-            self._terms.memory.give(record.head)
+            self._terms.memory.let_go(record.head)
         self._records.forget(record)
 
     def _response_received(self, event: ResponseReceived) -> Said:
@@ -340,7 +349,7 @@ class Inbox:
             self.guard.reset_by_us()
             self.refuse(record, ErrorCode.PROTOCOL_ERROR)
             return None
-        record.bodyless = headers[0][1] == b"HEAD"
+        record.bodyless = (b":method", b"HEAD") in headers
         return parent_id, PromiseArrived(stream_id, headers)
 
     def _data_received(self, event: DataReceived) -> Said:
@@ -438,3 +447,4 @@ class Inbox:
 
 
 _WIDEN: Final = "more than Limits.max_headers or Limits.max_header_list takes"
+_WIDELY: Final = "several times over"

@@ -34,6 +34,11 @@ class Level:
         self._low = most - most // 8
         self._waiting: dict[Callable[[], None], None] = {}
 
+    def change(self, most: int) -> None:
+        """Set the mark anew."""
+        self._most, self._low = most, most - most // 8
+        self.full = self.held >= most
+
     def take(self, size: int) -> None:
         """Count ``size`` bytes more; never refuses."""
         self.held += size
@@ -80,24 +85,41 @@ def pool_of(process_bytes: int) -> Pool:
 class Account:
     """What one connection holds; :meth:`close` gives all of it back, whoever has forgotten to."""
 
-    __slots__ = ("_closed", "_pool", "_queues", "_windows")
+    __slots__ = ("_closed", "_kept", "_pool", "_queues", "_windows")
 
     def __init__(self, limits: Limits) -> None:
         self._pool = pool_of(limits.process_bytes)
         self._queues = Level(limits.connection_send_buffer)
         self._windows = 0
+        self._kept = 0
         self._closed = False
+
+    def change(self, limits: Limits) -> None:
+        """Let another bound hold for this connection; the process's pool stays."""
+        self._queues.change(limits.connection_send_buffer)
 
     @property
     def full(self) -> bool:
         """Whether new work must wait or be refused; who holds next to nothing need not suffer for those who hoard."""
         queues = self._queues
-        return queues.full or (self._pool.queues.full and queues.held >= FREE)
+        return queues.full or (self._pool.queues.full and queues.held + self._kept >= FREE)
 
     @property
     def held(self) -> int:
         """Bytes in the connection's queues."""
         return self._queues.held
+
+    def keep(self, size: int) -> None:
+        """``size`` bytes more are held for streams, apart from what they queue."""
+        if not self._closed:
+            self._kept += size
+            self._pool.queues.take(size)
+
+    def let_go(self, size: int) -> None:
+        """``size`` bytes that were kept are gone."""
+        if not self._closed:
+            self._kept -= size
+            self._pool.queues.give(size)
 
     def take(self, size: int) -> None:
         """``size`` bytes were queued."""
@@ -137,6 +159,6 @@ class Account:
         if self._closed:
             return
         self._closed = True
-        self._pool.queues.give(self._queues.held)
+        self._pool.queues.give(self._queues.held + self._kept)
         self._pool.windows.give(self._windows)
         self._queues.give(self._queues.held)

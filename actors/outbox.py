@@ -21,6 +21,8 @@ from actors.settings import Limits
 
 BYTES_PER_PUMP: Final = 256 * 1024
 """Bytes of bodies that one turn puts out, so that the socket's backpressure is seen in time."""
+TINY: Final = 8
+"""Bytes below which a DATA frame counts for nothing: a peer's credit of single bytes buys it no more of them."""
 BYTES_PER_WEIGHT: Final = 1024
 """Bytes that a stream of weight 1 gets in a round."""
 
@@ -39,18 +41,22 @@ class Outbox:
         self.sent = 0
         """Bytes of bodies that went out since somebody set this to 0."""
         self.frames = 0
-        """The same for the frames that they went out in."""
+        """The same for the frames that they went out in, but for tiny ones."""
         self._h2 = h2
         self._records = records
         self._memory = memory
-        self._low = limits.send_buffer // 2
-        # A padded frame has one byte more, which says how much padding follows (RFC 9113, 6.1).
-        self._padding = limits.padding or None
-        self._overhead = limits.padding + 1 if limits.padding else 0
+        self.change(limits)
         self._flushed = flushed
         self._ready: dict[int, Record] = {}
         self._blocked: dict[int, Record] = {}
         self._room: dict[int, Record] = {}
+
+    def change(self, limits: Limits) -> None:
+        """Let other limits hold for what is put out from now on."""
+        self._low = limits.send_buffer // 2
+        # A padded frame has one byte more, which says how much padding follows (RFC 9113, 6.1).
+        self._padding = limits.padding or None
+        self._overhead = limits.padding + 1 if limits.padding else 0
 
     @property
     def has_output(self) -> bool:
@@ -104,7 +110,7 @@ class Outbox:
                 size = len(data)
                 self._memory.give(size)
                 self.sent += size
-                self.frames += 1
+                self.frames += size >= TINY
                 record.deficit -= size
                 self.budget -= size
                 if last:
@@ -165,7 +171,7 @@ class Outbox:
             return True
         self.budget -= size
         self.sent += size
-        self.frames += 1
+        self.frames += size >= TINY
         if last:
             self._records.end_local(record)
         elif record.ending:

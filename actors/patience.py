@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Final, assert_never
 
-from actors.errors import ErrorCode, Misuse, ProtocolViolation, TransportLost
+from actors.errors import ErrorCode, Misuse, TransportLost
 from actors.wire import Wire
 
 
@@ -68,12 +68,13 @@ class Deadlines:
 class Patience:
     """Notices when a peer makes no progress with what it began, or a socket with what it was given."""
 
-    __slots__ = ("_frames", "_taken", "_wire", "deadlines")
+    __slots__ = ("_block", "_frames", "_taken", "_wire", "deadlines")
 
     def __init__(self, wire: Wire) -> None:
         self.deadlines = Deadlines()
         self._wire = wire
         self._frames = 0
+        self._block = 0
         self._taken = 0
 
     def watch_pieces(self, now: float) -> None:
@@ -83,9 +84,10 @@ class Patience:
         if progress is not None and Wait.FRAME not in deadlines:
             self._frames = progress
             deadlines.start(Wait.FRAME, now + limits.frame_timeout)
-        if not wire.in_header_block:
+        if wire.header_block != self._block:
+            self._block = wire.header_block
             deadlines.stop(Wait.BLOCK)
-        elif Wait.BLOCK not in deadlines:
+        if self._block and Wait.BLOCK not in deadlines:
             deadlines.start(Wait.BLOCK, now + limits.header_block_timeout)
 
     def watch_socket(self, taken: int, now: float) -> None:
@@ -99,7 +101,7 @@ class Patience:
         match wait:
             case Wait.SETTINGS:
                 message = f"said nothing in HTTP/2 within {limits.settings_timeout:g} s (Limits.settings_timeout)"
-                raise ProtocolViolation(message, code=ErrorCode.SETTINGS_TIMEOUT)
+                trip("settings_timeout", message, ErrorCode.SETTINGS_TIMEOUT)
             case Wait.ACK:
                 message = f"SETTINGS not acknowledged within {limits.settings_timeout:g} s (Limits.settings_timeout)"
                 trip("settings_timeout", message, ErrorCode.SETTINGS_TIMEOUT)
@@ -115,9 +117,8 @@ class Patience:
             case Wait.WRITE:
                 if taken == self._taken:
                     dead = f"its socket took nothing for {limits.write_timeout:g} s (Limits.write_timeout)"
-                    if not limits.dry_run:
+                    if not self._wire.guard.tolerates("write_timeout", dead):
                         raise TransportLost(dead)
-                    self._wire.guard.report(dead)
                 self.watch_socket(taken, now)
             case Wait.IDLE | Wait.GOODBYE | Wait.DRAIN:
                 raise Misuse(f"{wait.name} is not about progress")

@@ -22,6 +22,8 @@ from actors.messages import PushStream
 from actors.stream import StreamActor
 
 BODYLESS_STATUSES: Final = frozenset((204, 304))
+MAX_ALTERNATIVE: Final = 8 * 1024
+"""Bytes that fit into one frame of any peer's."""
 Handler = Callable[["ServerStream"], Awaitable[None]]
 
 
@@ -170,6 +172,8 @@ class ServerStream(Exchange):
         ``value`` is as in the ``alt-svc`` header, such as ``h2="alt.example:443"; ma=3600``. Raises InvalidHeaders.
         """
         (_, field), (_, where) = check_fields([("alt-svc", value), ("origin", origin)])
+        if len(where) + len(field) > MAX_ALTERNATIVE:
+            raise InvalidHeaders(f"an alternative has at most {MAX_ALTERNATIVE} bytes, its origin included")
         self._actor.check_open()
         self._actor.command(OfferAlternative(self.id, where, field))
 

@@ -96,11 +96,14 @@ class ServerConnection(ConnectionActor):
             reply.fail(Misuse(f"{self.peer.address} takes no pushes (SETTINGS_ENABLE_PUSH): let it ask"))
         elif self.wire.promised >= most:
             reply.fail(LimitReached(f"{self.peer.address} takes {most} pushes at a time: push when one has ended"))
-        elif stream_id := self.wire.push(message.parent_id, message.head):
-            self._serve(stream_id, HeadersArrived(message.head, True))
-            reply.tell(stream_id)
         else:
-            reply.fail(Closed("nothing can be pushed along with a response that has ended"))
+            ended = Closed("nothing can be pushed along with a response that has ended")
+            try:
+                if stream_id := self.wire.push(message.parent_id, message.head):
+                    self._serve(stream_id, HeadersArrived(message.head, True))
+                    reply.tell(stream_id)
+            finally:
+                reply.fail(ended)  # unless it was told
 
     def _peer_allows(self, max_streams: int) -> None:
         self._max_pushes = max_streams

@@ -46,6 +46,18 @@ def _flag(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
         raise Misuse(f"{type(owner).__name__}.{attribute.name} must be True or False, not {value!r}")
 
 
+def check_debug(debug: object) -> None:
+    """Raise Misuse for what cannot be a GOAWAY's debug data."""
+    if not isinstance(debug, bytes):
+        raise Misuse(f"debug data is bytes, not {type(debug).__name__}")
+
+
+def check_limits(limits: object) -> None:
+    """Raise Misuse for what is no Limits."""
+    if not isinstance(limits, Limits):
+        raise Misuse(f"limits are a Limits, not {type(limits).__name__}")
+
+
 def _seconds(default: float, low: float = 0.001) -> float:
     checked: float = field(default=default, validator=_within(low, 86_400.0, float))
     return checked
@@ -70,7 +82,10 @@ class Limits:
     connection_send_buffer: int = _count(16 * MiB, 64 * KiB)
     """The same for all streams of a connection together."""
     process_bytes: int = _count(256 * MiB, 1 * MiB)
-    """Bytes that all connections of the process may hold: half for what they let their peers send, half for queues."""
+    """Bytes that all connections of the process may hold: half for what they let their peers send, half for the rest.
+
+    The rest are queues, bodies that are collected, and 8 KiB and its head for each stream that is served.
+    """
     max_frame_size: int = _count(16 * KiB, 16 * KiB, 2**24 - 1)
     """Bytes of payload that a peer may put into one frame (SETTINGS_MAX_FRAME_SIZE)."""
     max_header_list: int = _count(64 * KiB, 1 * KiB)
@@ -104,6 +119,8 @@ class Limits:
     """Answers to control frames that wait while the peer reads nothing."""
     max_window_updates: int = _count(1_000, 1)
     """WINDOW_UPDATE frames per 10 s, beyond two for each 8 KiB that we sent."""
+    max_settings_frames: int = _count(200, 1)
+    """SETTINGS frames per 10 s."""
     max_settings: int = _count(32, 8)
     """Entries of one SETTINGS frame."""
     max_continuations: int = _count(8, 0)

@@ -36,10 +36,12 @@ from actors.records import Record, Records
 from actors.settings import Limits
 from actors.terms import Terms
 
-__all__ = ["ASSUMED_MAX_STREAMS", "MAX_STREAM_ID", "Fact", "StreamFact", "Wire"]
+__all__ = ["ASSUMED_MAX_STREAMS", "MAX_DEBUG_DATA", "MAX_STREAM_ID", "Fact", "StreamFact", "Wire"]
 
 ASSUMED_MAX_STREAMS: Final = 100
 """What we take the peer's limit of streams to be until its SETTINGS come (RFC 9113, 6.5.2)."""
+MAX_DEBUG_DATA: Final = 512
+"""Bytes of a GOAWAY's debug data, either way."""
 LARGEST_FRAME: Final = 2**24 - 1
 HEADER_LIST_SLACK: Final = 4
 """How many times our limit of a header list h2 decodes: what is between costs its stream, what is above all of them."""
@@ -121,9 +123,10 @@ class Wire:
         return self._inbox.frames if self._inbox.gate.unfinished else None
 
     @property
-    def in_header_block(self) -> bool:
-        """Whether a header block has begun and not ended."""
-        return self._inbox.gate.in_header_block
+    def header_block(self) -> int:
+        """The number of the header block that has begun and not ended; 0 where there is none."""
+        gate = self._inbox.gate
+        return gate.blocks if gate.in_header_block else 0
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -201,6 +204,8 @@ class Wire:
 
     def _apply(self, limits: Limits) -> None:
         self._inbox.limits = self._ledger.limits = self.terms.limits = limits
+        self.terms.memory.change(limits)
+        self._outbox.change(limits)
         self._inbox.gate.max_frame_size = limits.max_frame_size
         self._inbox.guard.change(limits)
         self._h2.decoder.max_header_list_size = HEADER_LIST_SLACK * limits.max_header_list
@@ -322,7 +327,7 @@ class Wire:
     def go_away(self, last_stream_id: int, code: int, debug: bytes = b"") -> None:
         """Send GOAWAY (RFC 9113, 6.8); h2 is not told, so that open streams can finish."""
         self._flush()
-        payload = last_stream_id.to_bytes(4) + int(code).to_bytes(4) + debug
+        payload = last_stream_id.to_bytes(4) + int(code).to_bytes(4) + debug[:MAX_DEBUG_DATA]
         self._out.append(encode_frame(FrameType.GOAWAY, 0, 0, payload))
 
     # --- output -------------------------------------------------------------------------------------------------------

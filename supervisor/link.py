@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Final, Self, assert_never
 
@@ -14,7 +14,7 @@ from attrs import evolve
 from actors.bodies import Outgoing, Route, open_stream, prepare, request
 from actors.client import ClientConnection
 from actors.client_stream import ClientStream
-from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
+from actors.errors import Closed, DeadlineExceeded, GoAway, LinkError, Misuse, Outcome
 from actors.exchange import OutgoingBody, Response
 from actors.headers import HeaderInput
 from actors.mailbox import Ref, Reply, closed_error
@@ -29,13 +29,15 @@ from actors.messages import (
     SendPing,
     StreamsCut,
 )
-from actors.settings import Limits, Tls
+from actors.settings import Limits, Tls, check_debug, check_limits
 from actors.tls import TlsSide, client_side, first_cause
 from actors.trace import Tracer
 from actors.transport import dial
 from supervisor.endpoints import Endpoint, parse_url
 
 _numbers: Final = itertools.count(1)
+MOST_MOVES: Final = 4
+"""Times that a request which was not sent goes over yet another connection."""
 MAX_ALTERNATIVES: Final = 32
 """Origins that a link remembers alternatives for."""
 
@@ -82,6 +84,8 @@ class Link:
         self.name = f"link-{next(_numbers)}"
         self.alternatives: dict[str, str] = {}
         """Where else an origin is served, as the service said in ALTSVC (RFC 7838); nothing is done with it."""
+        if type(push) is not bool:
+            raise Misuse(f"push is True or False, not {push!r}")
         self._push = push
         self._tls = _tls_of(self.endpoint, tls, self.limits)
         self._route: Route | None = None
@@ -114,6 +118,7 @@ class Link:
 
         ``debug`` is for the people who look after the service; of it the first 512 bytes are sent.
         """
+        check_debug(debug)
         if self._closed is None:
             self._closed = Closed(f"the link to {self.endpoint} was closed")
         self._route = None
@@ -148,6 +153,7 @@ class Link:
         Each holds from its acknowledgement on, and for later connections from their beginning; windows that are open
         stay as they are. Raises LinkError where the connection ends meanwhile.
         """
+        check_limits(limits)
         self.limits = limits
         replies: list[Reply[None]] = []
         for connection in self._connections.values():
@@ -178,7 +184,13 @@ class Link:
             method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
             max_body=max_body, authority=None, protocol=None,
         )  # fmt: skip
-        outgoing, route = await self._routed(outgoing)
+        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        for _ in range(MOST_MOVES):
+            outgoing, route = await self._routed(outgoing)
+            try:
+                return await request(route, outgoing)
+            except LinkError as error:
+                outgoing = self._moved(outgoing, route, until, error)
         return await request(route, outgoing)
 
     @asynccontextmanager
@@ -206,9 +218,28 @@ class Link:
             method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
             max_body=max_body, authority=authority, protocol=protocol,
         )  # fmt: skip
-        outgoing, route = await self._routed(outgoing)
-        async with open_stream(route, outgoing) as stream:
+        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        async with AsyncExitStack() as opened:
+            for moves in itertools.count(1):
+                outgoing, route = await self._routed(outgoing)
+                try:
+                    stream = await opened.enter_async_context(open_stream(route, outgoing))
+                    break
+                except LinkError as error:
+                    if moves > MOST_MOVES:
+                        raise
+                    outgoing = self._moved(outgoing, route, until, error)
             yield stream
+
+    def _moved(self, outgoing: Outgoing, route: Route, until: float | None, error: LinkError) -> Outgoing:
+        """The same request for another connection, if it was not sent because its own takes no more; else raise."""
+        gone = self._route is not route and self._closed is None and isinstance(error, (Closed, GoAway))
+        again = outgoing.body is None or isinstance(outgoing.body, (bytes, bytearray, memoryview))
+        if error.outcome is not Outcome.NOT_SENT or not gone or not again:
+            raise error
+        if until is None:
+            return outgoing
+        return evolve(outgoing, timeout=max(until - asyncio.get_running_loop().time(), 0.001))
 
     def _prepare(
         self,

@@ -18,7 +18,7 @@ from actors.listener import Acceptor, ListenerActor, listen
 from actors.mailbox import closed_error
 from actors.messages import ActorState, ChangeLimits, Drain, Socket
 from actors.server_stream import Handler
-from actors.settings import Limits, Tls
+from actors.settings import Limits, Tls, check_debug, check_limits
 from actors.tls import TlsSide, server_side
 from actors.trace import Tracer
 
@@ -130,6 +130,7 @@ class Server:
         Does not wait for the clients, which may take their time. What a listener was made for, such as
         ``max_connections``, stays.
         """
+        check_limits(limits)
         self.limits = limits
         self._listener.tell(ChangeLimits(limits))
 
@@ -139,6 +140,7 @@ class Server:
         ``debug`` goes into each GOAWAY, for the people who look after the clients; of it the first 512 bytes are sent.
         Returns what did not finish. Cancelling it closes at once. Raises Misuse for a time that is none.
         """
+        check_debug(debug)
         if drain is not None and (type(drain) not in (int, float) or not drain >= 0):
             raise Misuse(f"a time for draining is a number of seconds, not {drain!r}")
         if self._sockets is None:

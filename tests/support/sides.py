@@ -91,7 +91,7 @@ class FakeSocket:
         """Whether closing never gets done, as when the other side takes nothing."""
         self.lost: Callable[[ConnectionLost], object] = lambda fact: None
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.written += data
 
     def get_extra_info(self, name: str) -> None:
