@@ -37,6 +37,7 @@ def _split_checked(pairs: list[Pair], allowed: frozenset[bytes]) -> tuple[dict[b
     pseudo: dict[bytes, bytes] = {}
     length: int | None = None
     regular = False
+    crumbs: list[bytes] = []
     for name, value in pairs:
         if not _is_arrived_value(value):
             raise InvalidHeaders(f"the value of {name!r} holds NUL, CR or LF, or white space around it")
@@ -48,6 +49,8 @@ def _split_checked(pairs: list[Pair], allowed: frozenset[bytes]) -> tuple[dict[b
             regular = True
             if not _is_arrived_name(name):
                 raise InvalidHeaders(f"the header {name!r} is forbidden in HTTP/2, or here")
+            if name == b"cookie":
+                crumbs.append(value)
             if name == b"te" and value.lower() != b"trailers":
                 raise InvalidHeaders(f"the header 'te' says {value!r}")
             if name == b"content-length":
@@ -56,6 +59,9 @@ def _split_checked(pairs: list[Pair], allowed: frozenset[bytes]) -> tuple[dict[b
                         f"the header 'content-length' says {value[:MAX_LENGTH_DIGITS]!r}, or two things"
                     )
                 length = int(value)
+    if len(crumbs) > 1 and not crumbs[-1]:
+        # Joined as RFC 9113, 8.2.3 says, they end with white space, and so h2 refuses them.
+        raise InvalidHeaders("the last of several cookies is empty")
     return pseudo, length
 
 

@@ -281,6 +281,7 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
             child.reset(ErrorCode.CANCEL)
             child.signal(Halt(None))
             return
+        pushed[:] = [each for each in pushed if each.exited is None]
         pushed.append(child)
         actor.promises.append(child)
         actor.wake()
@@ -376,6 +377,8 @@ def _open(actor: StreamActor, outgoing: Outgoing, whole: bytes | None) -> None:
     opening = OpenStream(
         actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight, actor.is_wanted, outgoing.promised
     )
+    if whole:
+        actor.terms.memory.take(len(whole))  # until the connection has it in its queue
     if not actor.command(opening):
         # The connection says why to the stream, unless it has forgotten.
         raise actor.error or Closed(f"{actor.name} was not sent: its connection has ended")
@@ -412,6 +415,11 @@ async def _lend(actor: StreamActor, outgoing: Outgoing) -> None:
         if error is not actor.stopped_by:
             raise
     await park(actor)
+
+
+async def until_read(actor: StreamActor) -> None:
+    """Let somebody else's task read the stream, and end when that has read all of it."""
+    await actor.until(actor.is_read)
 
 
 async def park(actor: StreamActor) -> None:

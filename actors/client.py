@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from actors.bodies import park
+from actors.bodies import until_read
 from actors.connection import ConnectionActor
 from actors.errors import Closed, ErrorCode, GoAway, LinkError, Misuse, Outcome
 from actors.mailbox import Ref
@@ -19,6 +19,7 @@ from actors.messages import (
     PushStream,
     Socket,
     StreamFailed,
+    WriteOn,
 )
 from actors.settings import Limits
 from actors.slots import Slots
@@ -30,7 +31,7 @@ from actors.wire import ASSUMED_MAX_STREAMS, MAX_STREAM_ID, StreamFact, Wire
 class ClientConnection(ConnectionActor):
     """The client's end of a connection."""
 
-    __slots__ = ("_promised", "_slots", "_waiting")
+    __slots__ = ("_lingering", "_promised", "_slots", "_waiting")
 
     def __init__(
         self,
@@ -49,13 +50,15 @@ class ClientConnection(ConnectionActor):
         )
         self._slots: Slots[str] = Slots(ASSUMED_MAX_STREAMS)
         self._waiting: dict[str, OpenStream] = {}
+        self._lingering: dict[int, str] = {}
+        """Streams without an actor whose bodies are still to go out, and who held their slots."""
         self._promised: dict[int, Callable[[StreamActor], None]] = {}
 
     def _admit(self, message: OpenStream) -> None:
         name = message.stream.name
         self.children[name] = message.stream
         if self._going is not None:
-            message.stream.tell(StreamFailed(self._going, Outcome.NOT_SENT))
+            self._refuse(message, self._going)
             return
         self._waiting[name] = message
         if self._slots.enter(name):
@@ -64,12 +67,14 @@ class ClientConnection(ConnectionActor):
     def _open(self, name: str) -> None:
         message = self._waiting.pop(name)
         if not message.is_wanted():
+            self.wire.terms.memory.give(len(message.body))
             return  # its end is on the way, and frees its slot
         whole = message.end and not message.body and not message.trailers
         stream_id = self.wire.open(message.head, end=whole, weight=message.weight)
         if stream_id is None:
-            message.stream.tell(StreamFailed(self._spent(), Outcome.NOT_SENT))
+            self._refuse(message, self._spent())
             return
+        self.wire.terms.memory.give(len(message.body))
         self._streams[stream_id] = message.stream
         self._ids[name] = stream_id
         if message.promised is not None:
@@ -93,7 +98,12 @@ class ClientConnection(ConnectionActor):
     def _send_home(self, error: LinkError) -> None:
         """Fail those that wait for a slot."""
         for name in self._slots.close():
-            self._waiting.pop(name).stream.tell(StreamFailed(error, Outcome.NOT_SENT))
+            self._refuse(self._waiting.pop(name), error)
+
+    def _refuse(self, message: OpenStream, error: LinkError) -> None:
+        """Nothing of it was sent, and nothing will be."""
+        self.wire.terms.memory.give(len(message.body))
+        message.stream.tell(StreamFailed(error, Outcome.NOT_SENT))
 
     def _push(self, message: PushStream) -> None:
         message.reply.fail(Misuse("only servers push (RFC 9113, 8.4)"))
@@ -102,13 +112,14 @@ class ClientConnection(ConnectionActor):
         if not isinstance(fact, PromiseArrived):
             return  # of a stream that we dropped
         take = self._promised.get(stream_id)
-        if take is None or self._going is not None:
+        living = sum(1 for each in self._streams if each % 2 == 0)
+        if take is None or self._going is not None or living >= 2 * self.limits.max_streams:
             self.wire.reset(fact.stream_id, ErrorCode.CANCEL)
             self.wire.release(fact.stream_id)
             return
         parent = self._streams[stream_id].name
         child = StreamActor(
-            f"{parent}/push-{fact.stream_id}", self.ref, park, peer=self.peer, terms=self.wire.terms,
+            f"{parent}/push-{fact.stream_id}", self.ref, until_read, peer=self.peer, terms=self.wire.terms,
             tracer=self.tracer,
         )  # fmt: skip
         child.tell(fact)
@@ -131,13 +142,30 @@ class ClientConnection(ConnectionActor):
         super()._drain(drain)
         self._send_home(drain.error)
 
-    def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> None:
-        """Besides what all do, its slot is free."""
-        self._waiting.pop(name, None)
-        self._promised.pop(self._ids.get(name, 0), None)
-        super()._bury(name, reason, crashed=crashed)
+    def settle(self) -> None:
+        super().settle()
+        flushed, self.wire.flushed = self.wire.flushed, []
+        for stream_id in flushed:
+            self._free(self._lingering.pop(stream_id, ""))
+
+    def _free(self, name: str) -> None:
+        """The peer does not count the stream any more: the next may begin."""
         for admitted in self._slots.leave(name):
             self._open(admitted)
+            self.tell(WriteOn())  # wherever this came from, what it says is to be written
+
+    def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> bool:
+        """Besides what all do, its slot is free, unless the rest of its body is still to go out."""
+        if message := self._waiting.pop(name, None):
+            self.wire.terms.memory.give(len(message.body))
+        self._promised.pop(self._ids.get(name, 0), None)
+        stream_id = self._ids.get(name, 0)
+        gone = super()._bury(name, reason, crashed=crashed)
+        if gone:
+            self._free(name)
+        else:
+            self._lingering[stream_id] = name
+        return gone
 
     def ending(self, reason: BaseException | None) -> None:
         error = reason if isinstance(reason, LinkError) else Closed.because(f"{self.name} has ended", reason)

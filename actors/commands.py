@@ -69,7 +69,7 @@ class EndStream(WireCommand):
 
 @frozen
 class Respond(WireCommand):
-    """A whole response at once: head, body, trailers, end."""
+    """A whole response at once: head, body, trailers, end; its body was counted as a piece's is."""
 
     stream_id: int
     head: list[Pair] = field(repr=False)
@@ -77,6 +77,7 @@ class Respond(WireCommand):
     trailers: list[Pair] = field(repr=False)
 
     def apply(self, wire: Wire) -> None:
+        wire.terms.memory.give(len(self.body))
         end = not self.body and not self.trailers
         wire.send_head(self.stream_id, self.head, end=end)
         if not end:

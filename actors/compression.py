@@ -18,7 +18,6 @@ MOST: Final = 64
 """Lists that are remembered at a time."""
 LONGEST: Final = 64
 """Bytes of a block that is worth remembering."""
-TOLD_CHANGES: Final = 2
 _FIRST, _LAST = 0x81, 0xFE
 """Bytes that are a whole reference each."""
 
@@ -35,11 +34,23 @@ class RememberingEncoder(Encoder):
         super().__init__()
         self._blocks: dict[tuple[Any, ...], bytes] = {}
 
+    @property
+    def header_table_size(self) -> int:
+        """Bytes that the table may hold; the next block announces a change (RFC 7541, 4.2)."""
+        size: int = self.header_table.maxsize
+        return size
+
+    @header_table_size.setter
+    def header_table_size(self, size: int) -> None:
+        if size == self.header_table.maxsize:
+            return  # hpack would forget that an earlier change was not announced yet
+        self.header_table.maxsize = size
+        # Only the smallest and the last must be told; hpack tells, and keeps, all of them.
+        smallest = min([*self.table_size_changes, size])
+        self.table_size_changes = [size] if smallest == size else [smallest, size]
+
     def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:
         """The block for a header list."""
-        if len(self.table_size_changes) > TOLD_CHANGES:
-            # Only the smallest and the last must be told (RFC 7541, 4.2); hpack tells, and keeps, all of them.
-            self.table_size_changes = [min(self.table_size_changes), self.table_size_changes[-1]]
         key = tuple(headers)
         if not self.table_size_changes:  # which the next block must announce
             block = self._blocks.get(key)

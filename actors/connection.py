@@ -76,6 +76,8 @@ FRAMES_PER_LOOK: Final = 8
 SECONDS_PER_LATER_TURN: Final = 0.0005
 """What a burst that was too long for one turn gets in each later one, so that many of them leave time for others."""
 TLS_RECORD: Final = 16 * 1024
+MAILBOX: Final = 1024 * 1024
+"""Messages that may wait: each stream has a few at most, so it is our own callers who fill it."""
 CHOKED: Final = 1024 * 1024
 """Bytes in the socket above which nothing more is read from a peer that does not read.
 
@@ -87,7 +89,8 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     """One HTTP/2 connection over one socket."""
 
     __slots__ = (
-        "_changes", "_choked", "_closing", "_going", "_heard", "_held_back", "_ids", "_loop", "_lost", "_owner",
+        "_changes", "_choked", "_closing", "_going", "_heard", "_held_back", "_ids", "_last_served", "_loop",
+        "_lost", "_owner",
         "_patience", "_ping", "_pinged", "_pings", "_reading_on", "_ready", "_rings", "_said_goodbye", "_socket",
         "_streams", "_timer", "_writing_on", "_written", "deadlines", "peer", "wire",
     )  # fmt: skip
@@ -104,7 +107,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         owner: Ref[ConnectionNews],
         tracer: Tracer | None = None,
     ) -> None:
-        super().__init__(name, tracer, shutdown_timeout=wire.limits.shutdown_timeout)
+        super().__init__(name, tracer, bound=MAILBOX, shutdown_timeout=wire.limits.shutdown_timeout)
         self.peer = peer
         self.wire = wire
         wire.guard.report = partial(logger.warning, "dry run: %s: %s", f"{name} ({peer.address})")
@@ -118,6 +121,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._closing: LinkError | None = None
         """What the connection ends with when its last stream has finished, once it drains."""
         self._said_goodbye = False
+        self._last_served = 0
         self._lost = False
         self._reading_on = False
         self._choked = False
@@ -407,25 +411,30 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     # --- the end of a stream ------------------------------------------------------------------------------------------
 
-    def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> None:
-        """A stream's actor has ended: a crash is one RST_STREAM, stranded credit is paid back."""
+    def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> bool:
+        """A stream's actor has ended: a crash is one RST_STREAM, stranded credit is paid back.
+
+        Returns whether nothing of it is left to go out.
+        """
         stream_id = self._ids.pop(name, None)
         if stream_id is None:
-            return
+            return True
         del self._streams[stream_id]
         if crashed:
             code = ErrorCode.INTERNAL_ERROR
-        elif self.wire.client or reason is not None:
+        elif reason is not None or (self.wire.client and not self.wire.is_ending(stream_id)):
             code = ErrorCode.CANCEL
         else:
             code = ErrorCode.NO_ERROR
-        self.wire.release(stream_id, code)
+        return self.wire.release(stream_id, code)
 
     # --- the end of the connection ------------------------------------------------------------------------------------
 
     def _say_goodbye(self, code: int, debug: bytes = b"") -> None:
+        if not self._said_goodbye:
+            self._last_served = self.wire.last_stream_id
         self._said_goodbye = True
-        self.wire.go_away(self.wire.last_stream_id, code, debug)
+        self.wire.go_away(self._last_served, code, debug)  # which may not rise (RFC 9113, 6.8)
 
     def ending(self, reason: BaseException | None) -> None:
         """Leave nobody waiting: fail every stream, say GOAWAY, and close the socket behind what is still to go out."""
@@ -475,6 +484,13 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def suspended(self, yes: bool) -> None:
         self._pause_reading(yes)
+        now = self._loop.time()
+        if yes:
+            self._heard = now
+        else:  # what the peer did meanwhile could not be seen
+            self.deadlines.postpone(now - self._heard)
+            self._heard = now
+            self._arm(now)
 
     def _loss(self, cause: BaseException | None) -> LinkError:
         if isinstance(self._closing, GoAway):
@@ -505,6 +521,6 @@ def _in_kernel(socket: Socket) -> int:
         return 0
     try:
         held: int = struct.unpack("i", fcntl.ioctl(inner.fileno(), termios.TIOCOUTQ, bytes(4)))[0]
-    except OSError:  # it was closed, or the system does not say
+    except (OSError, ValueError):  # the system does not say, or it was closed
         return 0
     return held

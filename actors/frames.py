@@ -230,6 +230,14 @@ def promised_id(frame: Frame) -> int:
     return int.from_bytes(frame.raw[at : at + 4]) & 0x7FFF_FFFF
 
 
+def check_priority(frame: Frame) -> None:
+    """Raise ProtocolViolation for a PRIORITY that is none (RFC 9113, 6.3)."""
+    if not frame.stream_id:
+        raise ProtocolViolation("the peer sent a PRIORITY on the connection")
+    if len(frame.raw) != HEADER_SIZE + PRIORITY_SIZE:
+        raise ProtocolViolation("the peer sent a PRIORITY that has not 5 bytes", code=ErrorCode.FRAME_SIZE_ERROR)
+
+
 def parse_ping(frame: Frame) -> bytes:
     """What a PING says (RFC 9113, 6.7). Raises ProtocolViolation."""
     if frame.stream_id:

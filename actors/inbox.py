@@ -40,12 +40,14 @@ from actors.arrived import (
 from actors.errors import ErrorCode, InvalidHeaders, LimitReached, LinkError, ProtocolViolation, code_name
 from actors.frames import (
     ACK,
+    END_STREAM,
     FRAME_NAMES,
     HEADER_SIZE,
     PADDED,
     Frame,
     FrameType,
     Gate,
+    check_priority,
     encode_frame,
     known_settings,
     parse_goaway,
@@ -206,6 +208,10 @@ class Inbox:
             elif kind == FrameType.PUSH_PROMISE and self._client:
                 # Even where h2 refuses it, because we gave its parent up: frames of it may be on their way.
                 self.last_stream_id = max(self.last_stream_id, promised_id(frame))
+        if not late and record is not None and not in_block and (fault := self._misplaced(record, kind, flags)):
+            # Of one stream, but of the whole connection in h2's eyes, unless it is told first that the stream is over.
+            said.append(self._fault(record, fault))
+            late = True
         if late:
             self.guard.count_control()
             self.keep()
@@ -229,6 +235,8 @@ class Inbox:
         kind = frame.type
         if kind == FrameType.GOAWAY:
             said.append((CONNECTION, parse_goaway(frame)))
+        elif kind == FrameType.PRIORITY:
+            check_priority(frame)
         elif kind == FrameType.PING:
             data = parse_ping(frame)
             if frame.flags & ACK:
@@ -281,6 +289,15 @@ class Inbox:
         if data := self._h2.data_to_send():
             self._out += (data,) if wanted is None else (bytes(f.raw) for f in split_frames(data) if wanted(f))
 
+    def _misplaced(self, record: Record, kind: int, flags: int) -> str:
+        """What is wrong with the order of a stream's frames (RFC 9113, 8.1); empty where nothing is."""
+        if kind == FrameType.HEADERS:
+            if (record.headed or not self._client) and not flags & END_STREAM and not record.remote_ended:
+                return "a second head, or trailers that end nothing"
+        elif kind == FrameType.DATA and self._client and not record.headed and not record.remote_ended:
+            return "a body before its head"
+        return ""
+
     # --- streams ------------------------------------------------------------------------------------------------------
 
     def _request_received(self, event: RequestReceived) -> Said | None:
@@ -320,6 +337,7 @@ class Inbox:
 
     def _response_received(self, event: ResponseReceived) -> Said:
         record, headers = self._records[event.stream_id], event.headers
+        record.headed = True
         ended = event.stream_ended is not None
         if ended:
             self._records.end_remote(record)

@@ -33,7 +33,7 @@ class Ledger:
         self._window.size = DEFAULT_WINDOW
         more = self.limits.connection_window - DEFAULT_WINDOW
         if more > 0 and self._memory.grant(more):
-            self._h2.increment_flow_control_window(self._window.grow(more))
+            self._h2.widen(self._window.grow(more))
 
     def pay(self, record: Record, size: int) -> None:
         """Pay ``size`` bytes back that were read; never more than is owed."""
@@ -55,7 +55,7 @@ class Ledger:
         """The reader keeps up with the peer: let more be on its way."""
         limits, window = self.limits, record.window
         if more := window.due(limits.stream_window, limits.max_stream_window, read):
-            self._h2.increment_flow_control_window(window.grow(more), record.id)
+            self._h2.widen(window.grow(more), record.id)
         window = self._window
         if (more := window.due(DEFAULT_WINDOW, limits.max_connection_window, read)) and self._memory.grant(more):
-            self._h2.increment_flow_control_window(window.grow(more))
+            self._h2.widen(window.grow(more))

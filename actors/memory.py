@@ -32,7 +32,7 @@ class Level:
         self.full = False
         self._most = most
         self._low = most - most // 8
-        self._waiting: dict[Callable[[], None], None] = {}
+        self._waiting: dict[object, Callable[[], None]] = {}
 
     def change(self, most: int) -> None:
         """Set the mark anew."""
@@ -51,19 +51,19 @@ class Level:
         if self.full and self.held < self._low:
             self.full = False
             waiting, self._waiting = self._waiting, {}
-            for wake in waiting:
+            for wake in waiting.values():
                 wake()
 
     def fits(self, size: int) -> bool:
         """Whether ``size`` bytes more stay within the mark."""
         return self.held + size <= self._most
 
-    def wake_later(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` once when there is room."""
-        self._waiting[wake] = None
+    def wake_later(self, who: object, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once when there is room, unless ``who`` is forgotten before."""
+        self._waiting[who] = wake
 
-    def forget(self, wake: Callable[[], None]) -> None:
-        self._waiting.pop(wake, None)
+    def forget(self, who: object) -> None:
+        self._waiting.pop(who, None)
 
 
 class Pool:
@@ -100,9 +100,13 @@ class Account:
 
     @property
     def full(self) -> bool:
-        """Whether new work must wait or be refused; who holds next to nothing need not suffer for those who hoard."""
-        queues = self._queues
-        return queues.full or (self._pool.queues.full and queues.held + self._kept >= FREE)
+        """Whether senders must wait; who holds next to nothing need not suffer for those who hoard."""
+        return self._queues.full or self.crowded
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the process has no room for more than what each connection has free."""
+        return self._pool.queues.full and self._queues.held + self._kept >= FREE
 
     @property
     def held(self) -> int:
@@ -145,14 +149,14 @@ class Account:
     @contextmanager
     def waiting(self, wake: Callable[[], None]) -> Iterator[None]:
         """Have ``wake`` called when there may be room again."""
-        levels = (self._queues, self._pool.queues)
+        who, levels = object(), (self._queues, self._pool.queues)
         for level in levels:
-            level.wake_later(wake)
+            level.wake_later(who, wake)
         try:
             yield
         finally:
             for level in levels:
-                level.forget(wake)
+                level.forget(who)
 
     def close(self) -> None:
         """Give everything back; what is taken or given later changes nothing."""

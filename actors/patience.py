@@ -49,6 +49,10 @@ class Deadlines:
         """Wait until ``at``; of two times for the same the earlier one counts."""
         self._at[wait] = min(at, self._at.get(wait, at))
 
+    def postpone(self, seconds: float) -> None:
+        """Wait longer for everything."""
+        self._at = {wait: at + seconds for wait, at in self._at.items()}
+
     def stop(self, wait: Wait) -> None:
         self._at.pop(wait, None)
 

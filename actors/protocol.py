@@ -114,7 +114,7 @@ class Protocol(H2Connection):
         self._begun += 1
         if self._begun % SWEEP_INTERVAL == 0:
             self.sweep()
-        return 0
+        return -1  # so that one more is no more than 0, which a peer may say at any time
 
     def sweep(self) -> None:
         """Set the closed streams aside.
@@ -122,6 +122,19 @@ class Protocol(H2Connection):
         While one is among the others, a late 1xx response for it is an error of the whole connection in h2.
         """
         super()._open_streams(0)
+
+    def widen(self, more: int, stream_id: int | None = None) -> None:
+        """Let the peer send ``more`` bytes than before, for good.
+
+        h2 takes what is open at the moment for the whole window, and would never open more than that again.
+        """
+        if stream_id is None:
+            manager = self._inbound_flow_control_window_manager
+        else:
+            manager = self._get_stream_by_id(stream_id)._inbound_window_manager
+        most = manager.max_window_size + more
+        self.increment_flow_control_window(more, stream_id)
+        manager.max_window_size = max(manager.max_window_size, most)
 
     def _prepare_for_sending(self, frames: list[Any]) -> None:
         """Keep the pieces apart until they are asked for: h2 copies each byte of a body five times, this twice."""

@@ -61,6 +61,8 @@ class Record:
     """Bytes of the header list that its handler holds."""
     tunnel: bool = False
     """Whether it is a CONNECT, whose bodies have no length (RFC 9110, 9.3.6)."""
+    headed: bool = False
+    """Whether the peer's final head came."""
     bodyless: bool = False
     """Whether the answer has no body, because the request asked for a head."""
     window: Window = field(factory=Window)

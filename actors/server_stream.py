@@ -138,6 +138,7 @@ class ServerStream(Exchange):
             body, size = b"", 0
         if not size or (size <= actor.room and not actor.terms.memory.full):
             actor.local_ended = True
+            actor.terms.memory.take(size)
             actor.command(Respond(self.id, head, body if isinstance(body, bytes) else bytes(body), fields))
             return
         actor.declared = size

@@ -69,12 +69,18 @@ class ServerConnection(ConnectionActor):
         if not isinstance(fact, HeadersArrived):
             self.wire.release(stream_id)  # malformed from its first header on: nobody serves it
         elif (
-            self._going is not None or len(self._streams) >= 2 * self.limits.max_streams or self.wire.terms.memory.full
+            self._going is not None
+            or len(self._streams) >= 2 * self.limits.max_streams
+            or self.wire.terms.memory.crowded
         ):
             self.wire.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self.wire.release(stream_id)
         else:
             self._serve(stream_id, fact)
+
+    def _is_busy(self) -> bool:
+        """Whether there are handlers enough, also those whose streams ended, or no memory for more (CVE-2023-44487)."""
+        return len(self._streams) >= 2 * self.limits.max_streams or self.wire.terms.memory.crowded
 
     def _serve(self, stream_id: int, head: HeadersArrived) -> None:
         stream = StreamActor(
@@ -113,6 +119,10 @@ class ServerConnection(ConnectionActor):
         for stream_id, stream in list(self._streams.items()):
             if stream_id % 2 == 0 and stream_id > last_stream_id:
                 stream.tell(StreamFailed(error))
+
+    def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> bool:
+        self._heard = self._loop.time()  # it was not idle until now
+        return super()._bury(name, reason, crashed=crashed)
 
     # --- draining -----------------------------------------------------------------------------------------------------
 

@@ -203,7 +203,7 @@ class StreamActor(BodyActor[StreamMessage]):
                 # Cancelled first, so that a task group in a handler ends by that and not by its children's errors.
                 wanted = self.error is None
                 if wanted:
-                    self.error = error.with_outcome(outcome or self.outcome)
+                    self.error = error.with_outcome(self._known(outcome))
                 self._halt(self.error)
                 if wanted:
                     self.wake()
@@ -213,6 +213,10 @@ class StreamActor(BodyActor[StreamMessage]):
                 self.stream_id, self.promise, self.sent = stream_id, pairs, True
             case _:
                 assert_never(message)
+
+    def _known(self, outcome: Outcome | None) -> Outcome:
+        """What is known of the request: a peer that began to answer has acted on it, whatever it says."""
+        return self.outcome if outcome is None or self.head is not None else outcome
 
     def fail(self, error: LinkError, outcome: Outcome | None = None) -> None:
         """End the stream badly, once: the first error stays, and everyone who waits gets it."""
@@ -237,7 +241,7 @@ class StreamActor(BodyActor[StreamMessage]):
             f"the peer reset {self.name} with {code_name(code)} after {self.received} bytes of body",
             code=code,
             received=self.received,
-            outcome=Outcome.UNPROCESSED if code == ErrorCode.REFUSED_STREAM else self.outcome,
+            outcome=self._known(Outcome.UNPROCESSED if code == ErrorCode.REFUSED_STREAM else None),
         )
         if self.remote_ended and code == ErrorCode.NO_ERROR and not self._cancel_on_reset:
             self.stopped_by = reset
@@ -275,7 +279,7 @@ class StreamActor(BodyActor[StreamMessage]):
     def _finish(self, exited: Exited) -> None:
         """Whoever still waits is told that the stream is over."""
         if self._prepaid:
-            self.terms.memory.give(self._prepaid)
+            self.terms.memory.let_go(self._prepaid)
             self._prepaid = 0
         if not self.remote_ended and self.error is None:
             self.fail(Closed.because(f"{self.name} has ended", exited.reason))
@@ -291,6 +295,10 @@ class StreamActor(BodyActor[StreamMessage]):
             await asyncio.sleep(0)
 
     # --- reading ------------------------------------------------------------------------------------------------------
+
+    def is_read(self) -> bool:
+        """Whether the peer has ended its side, and all that came was read."""
+        return self.remote_ended and not self._pieces.size
 
     def has_input(self) -> bool:
         """Whether a read would give something or ``b""`` at once."""
@@ -335,11 +343,11 @@ class StreamActor(BodyActor[StreamMessage]):
 
     def _prepay(self, fresh: int) -> None:
         memory = self.terms.memory
-        if memory.full:
+        if memory.crowded:
             raise self.give_up(LimitReached(
                 f"no room for the body of {self.name}: Limits.process_bytes are in use", outcome=self.outcome
             ))  # fmt: skip
-        memory.take(fresh)
+        memory.keep(fresh)
         self._prepaid += fresh
         self.command(ReturnCredit(self.stream_id, fresh))
 
@@ -384,7 +392,9 @@ class StreamActor(BodyActor[StreamMessage]):
         paid = min(size, self._prepaid)
         if paid:
             self._prepaid -= paid
-            self.terms.memory.give(paid)
+            self.terms.memory.let_go(paid)
+        if self.remote_ended and self._waiters:
+            self.wake()  # who waits for the last byte to be read
         if size > paid:
             self.command(ReturnCredit(self.stream_id, size - paid))
 

@@ -73,10 +73,9 @@ class Wire:
                 normalize_inbound_headers=False,
             )
         )
-        self._outbox = Outbox(
-            self._h2, self._records, self.terms.memory, limits=limits,
-            flushed=lambda record: self._forget(record, ErrorCode.NO_ERROR),
-        )  # fmt: skip
+        self.flushed: list[int] = []
+        """Released streams whose queues have gone out since somebody emptied the list."""
+        self._outbox = Outbox(self._h2, self._records, self.terms.memory, limits=limits, flushed=self._has_flushed)
         self._ledger = Ledger(self._h2, self.terms.memory, limits)
         self._inbox = Inbox(
             self._h2, self._records, self._outbox, self._ledger, self.terms, client=client, limits=limits,
@@ -148,6 +147,7 @@ class Wire:
         self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = limits.stream_window
         self._h2.max_inbound_frame_size = LARGEST_FRAME  # the gate knows better
         self._h2.decoder.max_header_list_size = HEADER_LIST_SLACK * limits.max_header_list
+        self._h2.encoder.header_table_size = min(self._h2.encoder.header_table_size, limits.encoder_table)
         self._h2.initiate_connection()
         self._h2.clear_outbound_data_buffer()
         if self.client:
@@ -382,6 +382,15 @@ class Wire:
 
     def _flush(self) -> None:
         self._inbox.keep()
+
+    def is_ending(self, stream_id: int) -> bool:
+        """Whether our side of a stream has ended, or will with its queue."""
+        record = self._records.get(stream_id)
+        return record is not None and record.ending
+
+    def _has_flushed(self, record: Record) -> None:
+        self.flushed.append(record.id)
+        self._forget(record, ErrorCode.NO_ERROR)
 
     def _forget(self, record: Record, code: int) -> None:
         if not record.closed:

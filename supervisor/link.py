@@ -26,6 +26,7 @@ from actors.messages import (
     ConnectionReady,
     Drain,
     Exited,
+    Halt,
     SendPing,
     StreamsCut,
 )
@@ -125,10 +126,15 @@ class Link:
         if self._dialling is not None:
             self._dialling.cancel()
             await asyncio.wait((self._dialling,))
-        for connection in list(self._connections.values()):
-            if debug:
-                await self._say_last(connection, Drain(0.0, self._closed, debug))
-            await connection.stop(self._closed)
+        connections = list(self._connections.values())
+        try:
+            for connection in connections:
+                if debug:
+                    await self._say_last(connection, Drain(0.0, self._closed, debug))
+                await connection.stop(self._closed)
+        finally:
+            for connection in connections:  # also where waiting for the first of them was cancelled
+                connection.signal(Halt(self._closed))
 
     async def _say_last(self, connection: ClientConnection, last: Drain) -> None:
         """Let the connection end by itself, with its last words, where it can."""
@@ -328,7 +334,7 @@ class Link:
                     leaving = True
                     self._leave(route)
                 case AlternativeOffered(_, origin, value):
-                    if len(self.alternatives) >= MAX_ALTERNATIVES:
+                    if origin.decode("latin-1") not in self.alternatives and len(self.alternatives) >= MAX_ALTERNATIVES:
                         del self.alternatives[next(iter(self.alternatives))]
                     self.alternatives[origin.decode("latin-1")] = value.decode("latin-1")
                 case StreamsCut():

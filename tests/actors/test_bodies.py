@@ -14,7 +14,7 @@ from actors.settings import Limits
 from supervisor.link import Link
 from supervisor.server import Server
 from tests.support import frames
-from tests.support.frames import Code, RawPeer, Type, data, goaway, headers, response, rst, settings
+from tests.support.frames import Code, RawListener, RawPeer, Type, data, goaway, headers, response, rst, settings
 from tests.support.sides import Bench, linked, linked_to_raw, served, settle
 
 
@@ -263,16 +263,21 @@ async def test_a_stream_that_the_peer_took_and_cut_after_goaway_is_a_lost_connec
         assert "\n" not in str(caught.value.__cause__)
 
 
-async def test_a_peer_that_greets_and_hangs_up_at_once_is_an_error_with_its_reason() -> None:
+async def test_a_peer_that_greets_and_hangs_up_each_time_is_an_error_with_its_reason() -> None:
+    """G1: a request that was not sent goes over another connection, but not for ever."""
+
+    async def greets(listener: RawListener) -> None:
+        while True:
+            peer = await listener.accept()
+            peer.send(settings() + goaway(0, Code.ENHANCE_YOUR_CALM, b"full"))
+            peer.end()
+
     async with RawPeer.listen() as listener:
         link = Link(f"http://127.0.0.1:{listener.port}")
-        entering = asyncio.create_task(link.request("GET", "/"))
-        peer = await listener.accept()
-        peer.send(settings() + goaway(0, Code.ENHANCE_YOUR_CALM, b"full"))
-        await peer.drain()
-        peer.end()
+        greeting = asyncio.create_task(greets(listener))
         with pytest.raises(LinkError, match=r"ENHANCE_YOUR_CALM|closed by the peer"):
-            await entering
+            await link.request("GET", "/")
+        greeting.cancel()
         await link.close()
 
 

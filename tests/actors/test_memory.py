@@ -49,11 +49,10 @@ def test_those_who_wait_are_woken_once_when_there_is_room() -> None:
     """W7: all of them, and not again."""
     level, woken = Level(80), list[str]()
     level.take(80)
-    level.wake_later(first := lambda: woken.append("first"))
-    level.wake_later(first)
-    level.wake_later(lambda: woken.append("second"))
-    level.wake_later(gone := lambda: woken.append("gone"))
-    level.forget(gone)
+    level.wake_later("one", lambda: woken.append("first"))
+    level.wake_later("another", lambda: woken.append("second"))
+    level.wake_later("a third", lambda: woken.append("gone"))
+    level.forget("a third")
     level.give(10)
     assert woken == []
     level.give(1)
@@ -69,10 +68,10 @@ def test_who_begins_to_wait_as_it_is_woken_waits_for_the_next_time() -> None:
 
     def again() -> None:
         woken.append(level.held)
-        level.wake_later(again)
+        level.wake_later(again, again)
 
     level.take(80)
-    level.wake_later(again)
+    level.wake_later(again, again)
     level.give(80)
     assert woken == [0]
 

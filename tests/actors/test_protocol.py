@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors import protocol
+from actors.compression import RememberingEncoder
 from actors.protocol import SWEEP_INTERVAL, Protocol
 from tests.support import frames
 from tests.support.frames import PREFACE, Flag, Frame, Parser, Setting, Type, data, encode, headers, request, response
@@ -159,6 +160,7 @@ class Three:
     def begin(cls, config: H2Configuration, *, sweeps: bool) -> "Three":
         peer = H2Connection(H2Configuration(client_side=not config.client_side))
         three = cls(Protocol(config), H2Connection(config), peer, sweeps)
+        three.plain.encoder = RememberingEncoder()  # which is held against plain hpack by its own tests
         peer.initiate_connection()
         three.both(lambda h2: h2.initiate_connection())
         three.say(None)
