@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Final
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import (
@@ -35,6 +35,7 @@ from tests.support.frames import PREFACE, Code, Frame, Type
 from tests.support.strategies import (
     ASKED,
     GET,
+    LENIENT,
     OK,
     PATIENT,
     POST,
@@ -556,7 +557,8 @@ STRANGERS_SETTINGS: Final[tuple[dict[SettingCodes | int, int], ...]] = (
 )
 acts = st.tuples(st.sampled_from(ACTS), st.integers(0, 1), st.integers(0, 4), st.sampled_from((0, 1, 9, 700, 20_000)))
 limits_of_ends = st.builds(
-    lambda stream, frame: Limits(
+    lambda stream, frame: evolve(
+        LENIENT,
         stream_window=stream, max_stream_window=stream, connection_window=65_535, max_connection_window=65_535,
         max_frame_size=frame, max_streams=1_000,
     ),
