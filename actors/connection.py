@@ -73,8 +73,8 @@ logger: Final = logging.getLogger("muxlink.connection")
 
 FRAMES_PER_LOOK: Final = 8
 """Frames that are read between two looks at the clock."""
-SECONDS_PER_LATER_TURN: Final = 0.0005
-"""What a burst that was too long for one turn gets in each later one, so that many of them leave time for others."""
+LEAST_SECONDS: Final = 0.0005
+"""What a burst gets in each later turn at least, however many connections have one."""
 TLS_RECORD: Final = 16 * 1024
 MAILBOX: Final = 1024 * 1024
 """Messages that may wait: each stream has a few at most, so it is our own callers who fill it."""
@@ -83,6 +83,16 @@ CHOKED: Final = 1024 * 1024
 
 Bodies stop long before; only heads and control frames reach it. Sooner, two ends could wait for each other.
 """
+
+
+class _Bursts:
+    """How many connections of the process have a burst that was too long for one turn.
+
+    They share what one turn has, so that all of them together leave time for others; one alone gets it whole, because
+    short turns make small writes: a fifth of a server's rate.
+    """
+
+    count = 0
 
 
 class ConnectionActor(TurnActor[ConnectionMessage]):
@@ -165,8 +175,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             case OpenStream():
                 self._admit(message)
             case ReadOn():
-                self._reading_on = False
-                self._read(again=True)
+                share = self._share()
+                self._read_on(False)
+                self._read(share)
             case WriteOn():
                 self._writing_on = False
             case WritePaused() | WriteResumed():
@@ -243,15 +254,15 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     # --- input --------------------------------------------------------------------------------------------------------
 
-    def _read(self, *, again: bool = False) -> None:
+    def _read(self, seconds: float = SECONDS_PER_TURN) -> None:
         """Tell what the bytes say; a long burst goes on in later turns, and the socket waits meanwhile."""
         wire = self.wire
         wire.guard.now = self._heard = self._loop.time()
-        late = perf_counter() + (SECONDS_PER_LATER_TURN if again else SECONDS_PER_TURN)
+        late = perf_counter() + seconds
         try:
             while wire.has_input and not self._choked:
                 if perf_counter() > late:
-                    self._reading_on = True
+                    self._read_on(True)
                     self.tell(ReadOn())
                     self._pause_reading(True)
                     return
@@ -264,6 +275,15 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             self._arm(self._heard)
         if not self._suspended and not self._choked:
             self._pause_reading(False)
+
+    def _read_on(self, yes: bool) -> None:
+        if yes is not self._reading_on:
+            self._reading_on = yes
+            _Bursts.count += 1 if yes else -1
+
+    def _share(self) -> float:
+        """Seconds for going on with a burst."""
+        return max(SECONDS_PER_TURN / max(_Bursts.count, 1), LEAST_SECONDS)
 
     def _named(self, violation: ProtocolViolation) -> ProtocolViolation:
         return ProtocolViolation.because(f"{self.peer.address}: {violation}", violation.__cause__, code=violation.code)
@@ -446,6 +466,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             if reply is not None:
                 reply.fail(error)
         self.wire.terms.memory.close()
+        self._read_on(False)
         if self._lost:
             return
         if isinstance(reason, ProtocolViolation):

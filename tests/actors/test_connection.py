@@ -748,4 +748,4 @@ async def test_a_long_burst_lets_others_in_between(body: bytes) -> None:
 
         bench.actor.tell(BytesArrived((data(1, body) if body else ping()) * 8_000))
         await until(is_read)
-        assert rounds > 20
+        assert rounds > 3
