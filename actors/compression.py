@@ -28,7 +28,7 @@ def is_reference(block: bytes) -> bool:
 
 
 class RememberingEncoder(Encoder):
-    """An encoder whose table only :meth:`encode` and its size change."""
+    """An encoder that remembers blocks of nothing but references; any other makes it forget."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -68,11 +68,7 @@ class ServerConnection(ConnectionActor):
         """Start an actor for a client's new stream, or refuse it, which says that nothing was done (RFC 9113, 8.7)."""
         if not isinstance(fact, HeadersArrived):
             self.wire.release(stream_id)  # malformed from its first header on: nobody serves it
-        elif (
-            self._going is not None
-            or len(self._streams) >= 2 * self.limits.max_streams
-            or self.wire.terms.memory.crowded
-        ):
+        elif self._going is not None or self._is_busy():
             self.wire.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self.wire.release(stream_id)
         else:

@@ -210,11 +210,6 @@ class Wire:
         self._inbox.guard.change(limits)
         self._h2.decoder.max_header_list_size = HEADER_LIST_SLACK * limits.max_header_list
 
-    @property
-    def unacknowledged(self) -> int:
-        """SETTINGS that the peer has still to acknowledge, those that wait for their turn included."""
-        return len(self._offered)
-
     # --- commands -----------------------------------------------------------------------------------------------------
 
     def open(self, head: list[Pair], *, end: bool, weight: int = 16) -> int | None:
