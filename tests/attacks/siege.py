@@ -14,6 +14,7 @@ from actors.trace import Recorder
 from supervisor.server import Server
 from tests.support import frames
 from tests.support.frames import Code, Frame, RawPeer, Type
+from tests.support.sides import until
 
 HOLD: Final = frames.encode(frames.request("GET", "/hold"))
 GET: Final = frames.encode(frames.request("GET", "/"))
@@ -78,14 +79,20 @@ class Siege:
         await self.ask()  # still
         assert median(self.waited) < PATIENCE, self.waited
 
+    def _exits(self, limit: str) -> list[str]:
+        """The ends of connections, not of streams, that name the limit."""
+        ends = (event.summary for event in self.recorder if event.message == "Exited" and limit in event.summary)
+        return [each for each in ends if "/stream-" not in each.partition(" ")[0]]
+
     async def ends(self, limit: str, code: int = Code.ENHANCE_YOUR_CALM) -> Frame:
         """The attacker is told by GOAWAY which limit it was, its connection closes, and the trace has the cause."""
         goaway = await self.attacker.expect(Type.GOAWAY)
         assert goaway.code == code, goaway.payload
         assert limit.encode() in goaway.payload[8:], goaway.payload
         await self.attacker.expect_end()
-        exits = [event.summary for event in self.recorder if event.message == "Exited" and limit in event.summary]
-        assert len([each for each in exits if "/stream-" not in each]) == 1, exits
+        # The socket is closed first, and the actor ends when it hears of that.
+        await until(lambda: self._exits(limit) != [])
+        assert len(self._exits(limit)) == 1
         return goaway
 
 
