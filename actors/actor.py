@@ -28,6 +28,7 @@ from actors.messages import (
     Exited,
     GetState,
     Halt,
+    Kill,
     TraceOff,
     TraceOn,
     Unwatch,
@@ -146,7 +147,7 @@ class Actor(ABC, Generic[M]):
     def _state(self) -> ActorState: ...
 
     def _watched(self, message: SystemMessage) -> bool:
-        """Handle the two messages that must work at any time, even after the end."""
+        """Handle what must work at any time, even while the actor ends and after."""
         match message:
             case Watch(watcher):
                 if self.exited is not None:
@@ -155,6 +156,10 @@ class Actor(ABC, Generic[M]):
                     self._watchers[watcher.tell] = watcher
             case Unwatch(watcher):
                 self._watchers.pop(watcher.tell, None)
+            case Kill():
+                if self._task is not None and not self._task.done():
+                    self._record(None, crashed=False)
+                    self._task.cancel()
             case _:
                 return False
         return True

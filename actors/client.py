@@ -92,7 +92,7 @@ class ClientConnection(ConnectionActor):
             self._going = self._closing = error
             self._say_goodbye(ErrorCode.NO_ERROR)
             self._send_home(error)
-            self._owner.tell(ConnectionDraining(self.name))
+            self._owner.tell(ConnectionDraining(self.name, error))
         return self._going
 
     def _send_home(self, error: LinkError) -> None:

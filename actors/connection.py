@@ -301,7 +301,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                 if not self._ready:
                     self._ready = True
                     self.deadlines.stop(Wait.SETTINGS)
-                    self._owner.tell(ConnectionReady(self.name))
+                    self._owner.tell(ConnectionReady(self.name, max_streams))
                 self._peer_allows(max_streams)
             case SettingsAcked():
                 self._settings_acked()
@@ -333,7 +333,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._peer_went(error, goaway.last_stream_id)
         if not self._said_goodbye:
             self._say_goodbye(ErrorCode.NO_ERROR)
-        self._owner.tell(ConnectionDraining(self.name))
+        self._owner.tell(ConnectionDraining(self.name, error))
 
     # --- settings and pings -------------------------------------------------------------------------------------------
 
@@ -498,7 +498,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         match message:
             case OpenStream(stream):
                 stream.tell(StreamFailed(error, Outcome.NOT_SENT))
-            case SendPing(reply) | PushStream(_, _, reply):
+            case SendPing(reply) if reply is not None:
+                reply.fail(error)
+            case PushStream(_, _, reply):
                 reply.fail(error)
             case ChangeLimits(_, done) if done is not None:
                 done.fail(error)

@@ -21,11 +21,14 @@ from actors.mailbox import Understood
 from actors.messages import (
     AlternativeOffered,
     ChangeLimits,
+    ConnectionAlive,
     ConnectionDraining,
     ConnectionReady,
+    ConnectionSuspect,
     Drain,
     Exited,
     ListenerMessage,
+    PeerAllows,
     Socket,
     SocketAccepted,
     StreamsCut,
@@ -116,7 +119,10 @@ class ListenerActor(TurnActor[ListenerMessage]):
                 self._released(self._sockets.pop(name))
             case StreamsCut(_, streams):
                 self.cut += streams
-            case ConnectionReady() | ConnectionDraining() | AlternativeOffered():
+            case (
+                ConnectionReady() | ConnectionDraining() | AlternativeOffered() | PeerAllows() | ConnectionSuspect()
+                | ConnectionAlive()
+            ):  # fmt: skip
                 pass
             case _:
                 assert_never(message)

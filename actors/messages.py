@@ -60,6 +60,11 @@ class Halt(SystemMessage):
 
 
 @frozen
+class Kill(SystemMessage):
+    """End now: cancel the task, whatever it does, also if it was told to end before."""
+
+
+@frozen
 class GetState(SystemMessage):
     reply: Reply[ActorState] = field(repr=False)
 
@@ -288,7 +293,7 @@ class Drain:
 class SendPing:
     """Ask the peer for a sign of life; the answer is its round-trip time in seconds."""
 
-    reply: Reply[float] = field(repr=False)
+    reply: Reply[float] | None = field(default=None, repr=False)
 
 
 @frozen
@@ -365,13 +370,16 @@ class ConnectionReady:
     """The peer's SETTINGS came."""
 
     name: str
+    max_streams: int
+    """Streams that we may have open at a time."""
 
 
 @frozen
 class ConnectionDraining:
-    """The peer said GOAWAY: the connection takes no new requests."""
+    """The connection takes no new requests: the peer said GOAWAY, the stream ids have run out, or it is too old."""
 
     name: str
+    reason: LinkError
 
 
 @frozen
@@ -391,7 +399,34 @@ class StreamsCut:
     streams: tuple[str, ...]
 
 
-ConnectionNews = ConnectionReady | ConnectionDraining | AlternativeOffered | StreamsCut
+@frozen
+class PeerAllows:
+    """The peer's limit of streams that we may have open changed after the beginning."""
+
+    name: str
+    max_streams: int
+
+
+@frozen
+class ConnectionSuspect:
+    """A PING was not answered in time; the connection may be dead."""
+
+    name: str
+
+
+@frozen
+class ConnectionAlive:
+    """A PING was answered, or a suspect connection said something else."""
+
+    name: str
+    seconds: float | None
+    """The round trip, where it was a PING."""
+
+
+ConnectionNews = (
+    ConnectionReady | ConnectionDraining | AlternativeOffered | StreamsCut | PeerAllows | ConnectionSuspect
+    | ConnectionAlive
+)  # fmt: skip
 
 # --- to a listener ----------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,16 @@ def _count_or_none() -> int | None:
     return checked
 
 
+def _seconds_or_none(low: float) -> float | None:
+    checked: float | None = field(default=None, validator=attrs.validators.optional(_within(low, 10 * 86_400.0, float)))
+    return checked
+
+
+def _number(default: float, low: float, high: float) -> float:
+    checked: float = field(default=default, validator=_within(low, high, float))
+    return checked
+
+
 def _flag(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if type(value) is not bool:
         raise Misuse(f"{type(owner).__name__}.{attribute.name} must be True or False, not {value!r}")
@@ -58,9 +68,14 @@ def check_limits(limits: object) -> None:
         raise Misuse(f"limits are a Limits, not {type(limits).__name__}")
 
 
+def check_health(health: object) -> None:
+    """Raise Misuse for what is no Health."""
+    if not isinstance(health, Health):
+        raise Misuse(f"health is a Health, not {type(health).__name__}")
+
+
 def _seconds(default: float, low: float = 0.001) -> float:
-    checked: float = field(default=default, validator=_within(low, 86_400.0, float))
-    return checked
+    return _number(default, low, 86_400.0)
 
 
 @frozen(kw_only=True)
@@ -105,6 +120,18 @@ class Limits:
     """Connections that a server serves at a time; the next wait in the backlog."""
     max_connections_per_peer: int | None = _count_or_none()
     """The same for one peer's address; the next are closed at once. None: no limit."""
+    refuse_connections: bool = field(default=False, validator=_flag)
+    """Whether those above ``max_connections`` are closed at once, instead of waiting in the backlog."""
+    max_handlers: int = _count(10_000, 1)
+    """Handlers that a server runs at a time over all its connections; one more stream is refused."""
+    max_handlers_per_peer: int | None = _count_or_none()
+    """The same for one peer's address. None: no limit."""
+    peer_bytes: int | None = _count_or_none()
+    """Bytes that a server's connections of one peer's address may hold in queues, of ``process_bytes``. None: all."""
+    max_pending: int = _count(10_000, 0)
+    """Requests that may wait in a link for a connection or a place on one; one more is refused."""
+    max_connection_age: float | None = _seconds_or_none(0.001)
+    """Seconds, 10 % more or less, after which a connection takes no new streams and ends with its last. None: none."""
 
     # What ends a connection with GOAWAY(ENHANCE_YOUR_CALM); healthy peers stay far below each of these.
     max_quick_resets: int = _count(500, 1)
@@ -130,6 +157,8 @@ class Limits:
     max_empty_frames: int = _count(10, 0)
     """DATA, HEADERS and CONTINUATION frames in a row with nothing in them, not even an end."""
 
+    resolve_interval: float = _seconds(30.0)
+    """Seconds between two looks at the addresses of a link's host names."""
     connect_timeout: float = _seconds(10.0)
     """Seconds for making a connection, names looked up included."""
     handshake_timeout: float = _seconds(10.0)
@@ -152,6 +181,72 @@ class Limits:
     """Seconds that a handler which was cancelled has for cleaning up; then it is named in the log and left behind."""
     dry_run: bool = field(default=False, validator=_flag)
     """Log, once for each, what would end a connection, and go on; what only waits or refuses a stream stays."""
+
+
+@frozen(kw_only=True)
+class Health:
+    """How life is asked for by PING (RFC 9113, 6.7); any byte that came is life.
+
+    The defaults keep within what gRPC's servers allow by default: a PING every five minutes without DATA or HEADERS.
+    """
+
+    interval: float = _seconds(300.0)
+    """Seconds of silence, while streams are open, after which a PING goes out."""
+    timeout: float = _seconds(10.0)
+    """Seconds without any byte after a PING after which the connection is dead (PingTimeout)."""
+    before_request: float = _seconds(60.0)
+    """Seconds of silence after which a link asks for a sign of life before it sends the next request."""
+    suspect: float = _seconds(0.5)
+    """Seconds without any byte after a PING after which a link dials a replacement."""
+    while_idle: bool = field(default=False, validator=_flag)
+    """Whether PINGs go out without streams, too; many servers close a connection that does so."""
+    user_timeout: float = _seconds(20.0, 0.0)
+    """Seconds that sent bytes may stay unacknowledged by the peer's kernel (TCP_USER_TIMEOUT); 0: the system's."""
+    least_ping_interval: float = _seconds(10.0, 0.0)
+    """For servers: seconds between two PINGs of a client on average, unless HEADERS or DATA go out; 0: no limit."""
+    max_ping_strikes: int = _count(2, 0)
+    """For servers: PINGs that may come sooner; the next ends the connection with ENHANCE_YOUR_CALM, too_many_pings."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.suspect > self.timeout:
+            raise Misuse(f"Health.suspect ({self.suspect:g} s) comes before Health.timeout ({self.timeout:g} s)")
+
+    @classmethod
+    def fast(cls) -> Health:
+        """For links whose servers allow it, as ours do: death is noticed within 15 s of silence, idle or not."""
+        return cls(interval=10.0, timeout=5.0, before_request=10.0, while_idle=True)
+
+
+@frozen(kw_only=True)
+class Backoff:
+    """How long to wait between attempts (gRPC's connection backoff, with a lower end)."""
+
+    initial: float = _seconds(1.0)
+    """Seconds from the first attempt to the second."""
+    factor: float = _number(1.6, 1.0, 100.0)
+    """By how much each wait is longer than the one before."""
+    maximum: float = _seconds(15.0)
+    """Seconds of the longest wait."""
+    jitter: float = _number(0.2, 0.0, 1.0)
+    """By which share of itself each wait is made longer or shorter, at random."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.maximum < self.initial:
+            raise Misuse(f"Backoff.maximum ({self.maximum:g} s) is below Backoff.initial ({self.initial:g} s)")
+
+
+@frozen(kw_only=True)
+class Retry:
+    """Which failed requests a link sends again by itself."""
+
+    attempts: int = _count(5, 0)
+    """Times that a request goes again, at most; 0: never."""
+    ratio: float = _number(0.2, 0.0, 10.0)
+    """Of the requests of the last 10 s, how many may go again although the peer may have acted on them."""
+    per_second: float = _number(10.0, 0.0, 1_000_000.0)
+    """Requests a second that may do so in any case."""
+    pause: float = _seconds(0.05)
+    """Seconds before the second repetition, twice as many before each later one; half of it at random."""
 
 
 def _path(owner: object, attribute: attrs.Attribute[Any], value: Any) -> None:

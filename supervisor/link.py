@@ -21,12 +21,15 @@ from actors.mailbox import Ref, Reply, closed_error
 from actors.messages import (
     AlternativeOffered,
     ChangeLimits,
+    ConnectionAlive,
     ConnectionDraining,
     ConnectionNews,
     ConnectionReady,
+    ConnectionSuspect,
     Drain,
     Exited,
     Halt,
+    PeerAllows,
     SendPing,
     StreamsCut,
 )
@@ -337,7 +340,7 @@ class Link:
                     if origin.decode("latin-1") not in self.alternatives and len(self.alternatives) >= MAX_ALTERNATIVES:
                         del self.alternatives[next(iter(self.alternatives))]
                     self.alternatives[origin.decode("latin-1")] = value.decode("latin-1")
-                case StreamsCut():
+                case StreamsCut() | PeerAllows() | ConnectionSuspect() | ConnectionAlive():
                     pass  # whoever had one was told
                 case _:
                     assert_never(news)

@@ -26,11 +26,23 @@ ORDER = {
             "wire",
         ),
         *("commands", "pieces", "stream", "exchange", "server_stream", "client_stream", "bodies"),
-        *("patience", "connection", "client", "serving", "tls", "transport", "listener"),
+        *("pulse", "stats", "patience", "connection", "client", "serving", "tls", "transport", "listener"),
     ),
     "supervisor": (
-        *("restart", "health", "retry", "why", "tracing", "tree", "endpoints", "link", "server", "control"),
-        *("adapters", "workers", "demo", "cli"),
+        *(
+            "restart",
+            "health",
+            "outliers",
+            "retry",
+            "why",
+            "tracing",
+            "tree",
+            "endpoints",
+            "dialling",
+            "states",
+            "stats",
+        ),
+        *("pool", "keeper", "link", "server", "control", "adapters", "workers", "demo", "cli"),
     ),
 }
 RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package in ORDER for name in ORDER[package])}
@@ -42,7 +54,7 @@ NEVER_ASYNCIO = {
         f"actors.{name}"
         for name in ("compression", "protocol", "records", "guard", "ledger", "outbox", "inbox", "wire", "pieces")
     ),
-    *(f"actors.{name}" for name in ("patience",)),
+    *(f"actors.{name}" for name in ("pulse", "stats", "patience")),
     *(f"supervisor.{name}" for name in ("restart", "health", "retry")),
 }
 LIBRARIES = {"h2", "attrs"}
