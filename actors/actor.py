@@ -334,11 +334,11 @@ class BodyActor(Actor[M]):
         return ActorState(self.name, status, 0, self.dead_letters, (), self.detail())
 
 
-async def ask(ref: Ref[M], question: Callable[[Reply[T]], M], timeout: float) -> T:
+async def ask(ref: Ref[M], question: Callable[[Reply[T]], M], timeout: float | None) -> T:
     """Tell ``ref`` the message that ``question`` makes of a reply, and wait ``timeout`` seconds for the answer.
 
-    For turn actors; never from inside a turn, which cannot wait. Raises DeadlineExceeded, or Closed with the reason as
-    soon as the asked actor ends.
+    None waits as long as the asked actor lives. For turn actors; never from inside a turn, which cannot wait. Raises
+    DeadlineExceeded, or Closed with the reason as soon as the asked actor ends.
     """
     reply: Reply[T] = Reply()
     watcher: Ref[Exited] = Ref("ask", lambda exited: reply.fail(closed_error(exited.name, exited.reason)))

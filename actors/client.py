@@ -21,6 +21,7 @@ from actors.messages import (
     StreamFailed,
     WriteOn,
 )
+from actors.pulse import Monitor
 from actors.settings import Limits
 from actors.slots import Slots
 from actors.stream import StreamActor
@@ -42,12 +43,12 @@ class ClientConnection(ConnectionActor):
         limits: Limits,
         owner: Ref[ConnectionNews],
         push: bool = False,
+        monitor: Monitor | None = None,
         tracer: Tracer | None = None,
     ) -> None:
         """``push`` lets the server promise streams (SETTINGS_ENABLE_PUSH)."""
-        super().__init__(
-            name, socket, Wire(client=True, limits=limits, push=push), peer=peer, owner=owner, tracer=tracer
-        )
+        wire = Wire(client=True, limits=limits, push=push)
+        super().__init__(name, socket, wire, peer=peer, owner=owner, monitor=monitor, tracer=tracer)
         self._slots: Slots[str] = Slots(ASSUMED_MAX_STREAMS)
         self._waiting: dict[str, OpenStream] = {}
         self._lingering: dict[int, str] = {}
@@ -84,16 +85,21 @@ class ClientConnection(ConnectionActor):
             self.wire.send_data(stream_id, message.body, end=True, trailers=message.trailers or None)
         if stream_id + 2 > MAX_STREAM_ID:
             self._spent()
+        if self._pulse.asleep:
+            self._look(self._loop.time())
 
     def _spent(self) -> LinkError:
         """No more streams: the owner makes another connection, and what is open here finishes (RFC 9113, 5.1.1)."""
+        error = self.wire.broken or Closed(f"{self.name} has used up its stream ids (RFC 9113, 5.1.1)")
+        self._retire(error)
+        return self._going or error
+
+    def _retire(self, error: LinkError) -> None:
         if self._going is None:
-            error = self.wire.broken or Closed(f"{self.name} has used up its stream ids (RFC 9113, 5.1.1)")
             self._going = self._closing = error
             self._say_goodbye(ErrorCode.NO_ERROR)
             self._send_home(error)
             self._owner.tell(ConnectionDraining(self.name, error))
-        return self._going
 
     def _send_home(self, error: LinkError) -> None:
         """Fail those that wait for a slot."""
@@ -172,6 +178,9 @@ class ClientConnection(ConnectionActor):
         for message in self._waiting.values():
             message.stream.tell(StreamFailed(error))
         super().ending(reason)
+
+    def _admission(self) -> tuple[int, int]:
+        return self._slots.waiting, self._slots.limit
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {

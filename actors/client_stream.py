@@ -33,6 +33,12 @@ class ClientStream(Exchange):
         """The fields of the response; empty until it has come."""
         return split_head(self._actor.head or [])[1]
 
+    @property
+    def status(self) -> int:
+        """The response's status; 0 until it has come."""
+        head = self._actor.head
+        return int(head[0][1]) if head else 0
+
     async def response(self) -> ResponseHead:
         """The response's head, once it has come. Raises the stream's error."""
         actor = self._actor

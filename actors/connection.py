@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import math
+import random
 import struct
 import termios
 from abc import abstractmethod
@@ -27,24 +29,29 @@ from actors.errors import (
     GoAway,
     LinkError,
     Outcome,
+    PingTimeout,
     ProtocolViolation,
     TransportLost,
     code_name,
 )
+from actors.guard import TOO_MANY_PINGS
 from actors.mailbox import Ref, Reply, Understood
 from actors.messages import (
     AlternativeOffered,
     AlternativeService,
     BytesArrived,
     ChangeLimits,
+    ConnectionAlive,
     ConnectionDraining,
     ConnectionLost,
     ConnectionNews,
     ConnectionReady,
+    ConnectionSuspect,
     Drain,
     Exited,
     OpenStream,
     Peer,
+    PeerAllows,
     PeerGoAway,
     PeerSettings,
     PingAcked,
@@ -64,7 +71,9 @@ from actors.messages import (
 )
 from actors.outbox import BYTES_PER_PUMP
 from actors.patience import Patience, Wait
+from actors.pulse import Act, Monitor, Pulse
 from actors.settings import Limits
+from actors.stats import ConnectionStats, Quantiles, Recent
 from actors.trace import Tracer
 from actors.turns import SECONDS_PER_TURN, TurnActor
 from actors.wire import MAX_DEBUG_DATA, Fact, StreamFact, Wire
@@ -73,9 +82,11 @@ logger: Final = logging.getLogger("muxlink.connection")
 
 FRAMES_PER_LOOK: Final = 8
 """Frames that are read between two looks at the clock."""
-LEAST_SECONDS: Final = 0.0005
-"""What a burst gets in each later turn at least, however many connections have one."""
+LEAST_SECONDS: Final = 0.00025
+"""What a burst gets in each turn at least, however many connections have one."""
 TLS_RECORD: Final = 16 * 1024
+AGE_JITTER: Final = 0.1
+"""By which share of its age a connection ends earlier or later, so that many of an age do not end together."""
 MAILBOX: Final = 1024 * 1024
 """Messages that may wait: each stream has a few at most, so it is our own callers who fill it."""
 CHOKED: Final = 1024 * 1024
@@ -88,8 +99,8 @@ Bodies stop long before; only heads and control frames reach it. Sooner, two end
 class _Bursts:
     """How many connections of the process have a burst that was too long for one turn.
 
-    They share what one turn has, so that all of them together leave time for others; one alone gets it whole, because
-    short turns make small writes: a fifth of a server's rate.
+    They share half of what one turn has, because a small request of another's passes through several rounds of the loop
+    that all of them are in; one alone gets it whole, because short turns make small writes: a fifth of a server's rate.
     """
 
     count = 0
@@ -99,10 +110,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     """One HTTP/2 connection over one socket."""
 
     __slots__ = (
-        "_changes", "_choked", "_closing", "_going", "_heard", "_held_back", "_ids", "_last_served", "_loop",
-        "_lost", "_owner",
-        "_patience", "_ping", "_pinged", "_pings", "_reading_on", "_ready", "_rings", "_said_goodbye", "_socket",
-        "_streams", "_timer", "_writing_on", "_written", "deadlines", "peer", "wire",
+        "_allowed", "_blind", "_changes", "_choked", "_closing", "_going", "_held_back", "_ids", "_last_served",
+        "_loop", "_lost", "_owner", "_patience", "_pings", "_pulse", "_reading_on", "_ready", "_received", "_rings",
+        "_said_goodbye", "_since", "_socket", "_stirred", "_streams", "_timer", "_took", "_writing_on", "_written",
+        "deadlines", "heard", "peer", "round_trips", "wire",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = ConnectionMessage
@@ -115,8 +126,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         *,
         peer: Peer,
         owner: Ref[ConnectionNews],
+        monitor: Monitor | None = None,
         tracer: Tracer | None = None,
     ) -> None:
+        """Without a ``monitor`` no silence of the peer's is too long."""
         super().__init__(name, tracer, bound=MAILBOX, shutdown_timeout=wire.limits.shutdown_timeout)
         self.peer = peer
         self.wire = wire
@@ -141,11 +154,22 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self.deadlines = self._patience.deadlines
         self._timer: asyncio.TimerHandle | None = None
         self._rings = 0.0
-        self._heard = 0.0
+        self.heard = 0.0
+        """When the last bytes of the peer were read, in seconds of the loop's clock."""
+        self._stirred = 0.0
+        """When it was last busy with anything else, so that it was not idle."""
+        self._blind: float | None = None
+        """Since when it is suspended."""
+        self._since: float | None = None
+        self._received = 0
         self._written = 0
+        self._took = 0
+        """Bytes that the other side had taken at the last look at its health."""
+        self._allowed = 0
+        self.round_trips = Recent()
+        """Of PINGs, and before them of the first SETTINGS."""
         self._held_back = 0
-        self._ping = 0
-        self._pinged: float | None = None
+        self._pulse = Pulse(monitor)
         self._pings: list[Reply[float]] = []
         self._changes: deque[Reply[None] | None] = deque()
 
@@ -155,8 +179,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def begin(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time()
+        self._since = self.heard = now = self._loop.time()
         self.keep(Wait.SETTINGS, self.limits.settings_timeout)
+        self._plan_end(self.limits.max_connection_age, now)
+        self._look(now)
         self.wire.start()
         self._changes.append(None)
         self.keep(Wait.ACK, self.limits.settings_timeout)
@@ -167,9 +193,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             case WireCommand():  # the most frequent first
                 message.apply(self.wire)
             case BytesArrived(data):
+                self._received += len(data)
                 self.wire.take_in(data)
                 if not self._reading_on:
-                    self._read()
+                    self._read(self._share(1))
             case Exited(name, reason, crashed):
                 self._bury(name, reason, crashed=crashed)
             case OpenStream():
@@ -244,6 +271,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def _peer_went(self, error: GoAway, last_stream_id: int) -> None:
         """The peer takes no new streams, and has not acted on ours above its last."""
 
+    @abstractmethod
+    def _retire(self, error: LinkError) -> None:
+        """Take no new streams, and end with ``error`` when those that are open have finished, however long it takes."""
+
     def _drain(self, drain: Drain) -> None:
         """Take no new streams, and end when those that are open have finished."""
         self._closing = self._closing or drain.error
@@ -257,7 +288,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def _read(self, seconds: float = SECONDS_PER_TURN) -> None:
         """Tell what the bytes say; a long burst goes on in later turns, and the socket waits meanwhile."""
         wire = self.wire
-        wire.guard.now = self._heard = self._loop.time()
+        wire.guard.now = self.heard = self._loop.time()
         late = perf_counter() + seconds
         try:
             while wire.has_input and not self._choked:
@@ -271,8 +302,11 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         except ProtocolViolation as violation:
             raise Stop(self._named(violation)) from violation.__cause__
         if wire.progress is not None or Wait.BLOCK in self.deadlines:
-            self._patience.watch_pieces(self._heard)
-            self._arm(self._heard)
+            self._patience.watch_pieces(self.heard)
+            self._arm(self.heard)
+        if self._pulse.suspect:
+            self._pulse.suspect = False
+            self._owner.tell(ConnectionAlive(self.name, None))
         if not self._suspended and not self._choked:
             self._pause_reading(False)
 
@@ -281,9 +315,10 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             self._reading_on = yes
             _Bursts.count += 1 if yes else -1
 
-    def _share(self) -> float:
-        """Seconds for going on with a burst."""
-        return max(SECONDS_PER_TURN / max(_Bursts.count, 1), LEAST_SECONDS)
+    def _share(self, more: int = 0) -> float:
+        """Seconds for a burst, which ``more`` says to be one beside those that are counted."""
+        many = _Bursts.count + more
+        return SECONDS_PER_TURN if many <= 1 else max(SECONDS_PER_TURN / 2 / many, LEAST_SECONDS)
 
     def _named(self, violation: ProtocolViolation) -> ProtocolViolation:
         return ProtocolViolation.because(f"{self.peer.address}: {violation}", violation.__cause__, code=violation.code)
@@ -302,6 +337,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                     self._ready = True
                     self.deadlines.stop(Wait.SETTINGS)
                     self._owner.tell(ConnectionReady(self.name, max_streams))
+                elif max_streams != self._allowed:
+                    self._owner.tell(PeerAllows(self.name, max_streams))
+                self._allowed = max_streams
                 self._peer_allows(max_streams)
             case SettingsAcked():
                 self._settings_acked()
@@ -338,6 +376,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     # --- settings and pings -------------------------------------------------------------------------------------------
 
     def _change(self, limits: Limits, done: Reply[None] | None) -> None:
+        self._plan_end(limits.max_connection_age, self._loop.time())
         if self.wire.change(limits):
             self._changes.append(done)
             self.keep(Wait.ACK, limits.settings_timeout)
@@ -349,6 +388,8 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             return
         if done := self._changes.popleft():
             done.tell(None)
+        if self.round_trips.last is None and self._since is not None:
+            self.round_trips.add(self._loop.time() - self._since)
         self.deadlines.stop(Wait.ACK)
         if self._changes:
             self.keep(Wait.ACK, self.limits.settings_timeout)
@@ -357,25 +398,76 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         """All who ask while one is on its way share its answer."""
         if reply is not None:
             self._pings.append(reply)
-        if self._pinged is None:
-            self._ping += 1
-            self._pinged = self._loop.time()
-            self.wire.ping(self._ping.to_bytes(8))
+        if self._pulse.asked is None:
+            self._ask_for_life(self._loop.time())
+
+    def _ask_for_life(self, now: float) -> None:
+        """Send a PING, which the monitor hears of."""
+        data, again = self._pulse.ask(now)
+        self.wire.ping(data)
+        self._took = self._taken()
+        if again is not None:
+            self.deadlines.start(Wait.HEALTH, again)
+            self._arm(now)
 
     def _ping_acked(self, data: bytes) -> bool:
         """Whether it is the answer to our last PING."""
-        if self._pinged is None or data != self._ping.to_bytes(8):
+        seconds = self._pulse.answered(data, self._loop.time())
+        if seconds is None:
             return False
-        seconds, self._pinged = self._loop.time() - self._pinged, None
+        self.round_trips.add(seconds)
+        self._owner.tell(ConnectionAlive(self.name, seconds))
         pings, self._pings = self._pings, []
         for reply in pings:
             reply.tell(seconds)
         return True
 
+    # --- health and age -----------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Do what the peer's silence calls for, and see when to look again."""
+        if self._pulse.asked is not None and (self._choked or self._is_moving()):
+            self._pulse.miss(math.inf)  # either we do not read its answer, or it has not come to the question yet
+        decision = self._pulse.decide(now, self.heard, streams=self.wire.streams)
+        if decision.again is not None:
+            self.deadlines.start(Wait.HEALTH, decision.again)
+            self._arm(now)
+        match decision.act:
+            case Act.NOTHING:
+                pass
+            case Act.PING:
+                self._ask_for_life(now)
+            case Act.SUSPECT:
+                self._owner.tell(ConnectionSuspect(self.name))
+            case Act.END:
+                raise Stop(self._death(now))
+            case _:
+                assert_never(decision.act)
+
+    def _is_moving(self) -> bool:
+        """Whether the peer takes what waits in the socket, though slowly: a PING stands behind it."""
+        before, self._took = self._took, self._taken()
+        return before < self._took < self._written
+
+    def _death(self, now: float) -> PingTimeout:
+        asked = self._pulse.asked
+        after = f", {now - asked:.3g} s of them after a PING" if asked is not None else ""
+        return PingTimeout(
+            f"{self.peer.address} is dead: it said nothing for {now - self.heard:.3g} s{after} (Health.timeout)"
+        )
+
+    def _plan_end(self, age: float | None, now: float) -> None:
+        self.deadlines.stop(Wait.AGE)
+        if age is not None and self._since is not None:
+            ends = self._since + age * random.uniform(1 - AGE_JITTER, 1 + AGE_JITTER)
+            self.keep(Wait.AGE, max(ends - now, 0.0))
+
     # --- times --------------------------------------------------------------------------------------------------------
 
     def keep(self, wait: Wait, seconds: float) -> None:
         """Have :meth:`_overdue` called for ``wait`` in ``seconds``, unless it is stopped before."""
+        if seconds == math.inf:
+            return
         now = self._loop.time()
         self.deadlines.start(wait, now + seconds)
         self._arm(now)
@@ -393,6 +485,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def _time_passed(self) -> None:
         now = self._loop.time()
         self._timer = None
+        self._pulse.miss(max(now - self._rings, 0.0))
         self.wire.guard.now = now
         try:
             for wait in self.deadlines.due(now):
@@ -404,9 +497,15 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._arm(now)
 
     def _overdue(self, wait: Wait, now: float) -> None:
-        if wait is Wait.DRAIN:
+        if wait is Wait.HEALTH:
+            self._look(now)
+        elif wait is Wait.AGE:
+            old = f"{now - (self._since or 0.0):.3g} s old"
+            self._retire(Closed(f"{self.name} takes no new streams: it is {old} (Limits.max_connection_age)"))
+        elif wait is Wait.DRAIN:
             raise Stop(self._closing)
-        self._patience.overdue(wait, self._taken(), now)
+        else:
+            self._patience.overdue(wait, self._taken(), now)
 
     def _backpressure(self, paused: bool) -> None:
         """While the socket takes nothing, what waits in it counts as ours; if it never does again, it is dead."""
@@ -469,8 +568,13 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._read_on(False)
         if self._lost:
             return
+        if isinstance(reason, PingTimeout):
+            self._socket.abort()  # nobody is there to take leave of
+            return
         if isinstance(reason, ProtocolViolation):
-            self._say_goodbye(reason.code, str(reason).encode("utf-8", "replace"))
+            # What a gRPC client looks for says no more (gRPC's proposal A8).
+            few = TOO_MANY_PINGS if self.wire.guard.tripped == TOO_MANY_PINGS else None
+            self._say_goodbye(reason.code, (few or str(reason)).encode("utf-8", "replace"))
         elif reason is not None and not isinstance(reason, LinkError):
             self._say_goodbye(ErrorCode.INTERNAL_ERROR)
         elif not self._said_goodbye:
@@ -509,10 +613,13 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._pause_reading(yes)
         now = self._loop.time()
         if yes:
-            self._heard = now
-        else:  # what the peer did meanwhile could not be seen
-            self.deadlines.postpone(now - self._heard)
-            self._heard = now
+            self._blind = now
+        elif self._blind is not None:  # what the peer did meanwhile could not be seen
+            self.deadlines.postpone(now - self._blind)
+            self._pulse.miss(now - self._blind)
+            self._blind = None
+            self._stirred = now
+            self._rings = max(self._rings, now)  # one that rang meanwhile was not late
             self._arm(now)
 
     def _loss(self, cause: BaseException | None) -> LinkError:
@@ -525,6 +632,40 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         how = f"broke: {str(cause) or type(cause).__name__}" if cause is not None else "was closed by the peer"
         early = "" if self._ready else " before it said SETTINGS: does it speak HTTP/2 on this port?"
         return TransportLost.because(f"the connection to {self.peer.address} {how}{early}", cause)
+
+    # --- figures ------------------------------------------------------------------------------------------------------
+
+    def measure(self, now: float) -> ConnectionStats:
+        """Its figures, also before it has begun and after it has ended."""
+        wire = self.wire
+        waiting, most = self._admission()
+        return ConnectionStats(
+            name=self.name,
+            peer=self.peer.address,
+            state=self._phase(),
+            age=now - self._since if self._since is not None else 0.0,
+            streams_open=wire.open_streams,
+            streams_queued=waiting,
+            streams_total=wire.guard.streams + (wire.last_own_id + 1) // 2,
+            max_streams=most,
+            bytes_received=self._received,
+            bytes_sent=self._written,
+            bytes_held=wire.terms.memory.held,
+            send_window=wire.send_window,
+            receive_window=wire.receive_window,
+            round_trips=Quantiles.of(self.round_trips.seconds),
+        )
+
+    def _phase(self) -> str:
+        if self._going is not None or self._closing is not None:
+            return "draining"
+        if self._pulse.suspect:
+            return "suspect"
+        return "ready" if self._ready else "starting"
+
+    def _admission(self) -> tuple[int, int]:
+        """Requests that wait for a stream, and how many streams there may be."""
+        return 0, self.limits.max_streams
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {

@@ -26,6 +26,8 @@ UPDATES_PER_FRAME: Final = 2
 MOST_FREE: Final = 64 * 1024 * 1024
 """Bytes for which updates may be outstanding."""
 SETTING_SIZE: Final = 6
+TOO_MANY_PINGS: Final = "too_many_pings"
+"""Both what the limit of PINGs is called, and all that the GOAWAY for it says."""
 
 
 class Bucket:
@@ -55,7 +57,7 @@ class Guard:
     __slots__ = (
         "_block", "_control", "_forced", "_free_updates", "_limits", "_opened", "_pieces", "_quick",
         "_quick_resets", "_reported", "_server", "_settings", "_since", "_surplus", "_unsent", "_updates", "blocked",
-        "empty", "now", "report",
+        "empty", "now", "refused", "report", "streams", "tripped", "welcome",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, *, server: bool) -> None:
@@ -65,6 +67,14 @@ class Guard:
         """Whether the socket takes nothing: answers to control frames pile up."""
         self.report: Callable[[str], None] = _nobody
         """Gets what a dry run would have ended the connection for."""
+        self.welcome: Callable[[bool, float], bool] = _always
+        """Whether we put up with a PING that comes now; it is told whether HEADERS or DATA went out since the last."""
+        self.tripped = ""
+        """The name of the limit that ended the connection."""
+        self.streams = 0
+        """Streams that the peer has opened since the beginning."""
+        self.refused = 0
+        """Those of them that were above ``max_streams``, as the peer could know."""
         self._limits = limits
         self._server = server
         self._reported: set[str] = set()
@@ -146,6 +156,12 @@ class Guard:
             self._flood("max_settings", f"a SETTINGS frame with {size // SETTING_SIZE} entries")
         self.answered()
 
+    def pinged(self, spoke: bool) -> None:
+        """The peer sent a PING; ``spoke`` says whether HEADERS or DATA went out since the last."""
+        if not self.welcome(spoke, self.now):
+            often = "its PINGs come too often (Health.least_ping_interval, Health.max_ping_strikes)"
+            self.trip(TOO_MANY_PINGS, often)
+
     def answered(self) -> None:
         """A control frame of ours answers one of the peer's; it waits where the socket takes nothing."""
         if not self.blocked:
@@ -165,9 +181,11 @@ class Guard:
         if self.now - self._since >= PERIOD:
             self._since, self._opened, self._quick_resets = self.now, 0, 0
         self._opened += 1
+        self.streams += 1
 
     def surplus(self) -> None:
         """The peer opened a stream above the limit that it has acknowledged; before that, it could not know."""
+        self.refused += 1
         if not self._surplus.take(self.now):
             self._flood(
                 "max_surplus_streams", f"more than {self._limits.max_surplus_streams} streams above max_streams"
@@ -199,8 +217,14 @@ class Guard:
         if self._limits.dry_run and limit not in self._reported:
             self._reported.add(limit)
             self.report(message)
+        if not self._limits.dry_run:
+            self.tripped = limit
         return self._limits.dry_run
 
 
 def _nobody(message: str) -> None:
     """No one listens until the connection says who does."""
+
+
+def _always(spoke: bool, now: float) -> bool:
+    return True

@@ -165,6 +165,7 @@ class Inbox:
         if outbox.sent:
             guard.sent(outbox.sent, outbox.frames)
             outbox.sent = outbox.frames = 0
+            outbox.spoke = True
         try:
             if preface := self.gate.preface():
                 self._h2.receive_data(preface)
@@ -242,6 +243,8 @@ class Inbox:
             if frame.flags & ACK:
                 said.append((CONNECTION, PingAcked(data)))
             else:
+                spoke, self._outbox.spoke = self._outbox.spoke, False
+                self.guard.pinged(spoke)
                 self.keep()
                 self._out.append(encode_frame(FrameType.PING, ACK, CONNECTION, data))
 
@@ -318,6 +321,7 @@ class Inbox:
         self._terms.memory.keep(record.head)
         if len(headers) > self.limits.max_headers or size > self.limits.max_header_list:
             self._h2.send_headers(stream_id, TOO_LARGE, end_stream=True)
+            self._outbox.spoke = True
             self._records.end_local(record)
             self.refuse(record, ErrorCode.NO_ERROR)
             return None

@@ -1,4 +1,4 @@
-"""A listener: sockets in, connections out.
+"""A listener: sockets in, connections out, and what they share and did.
 
 Accepting is our own: :meth:`asyncio.loop.create_server` has no bound. See :class:`Acceptor`.
 """
@@ -17,24 +17,29 @@ from typing import Any, ClassVar, Final, assert_never
 
 from actors.actor import Stop
 from actors.errors import LinkError, ListenFailed
-from actors.mailbox import Understood
+from actors.mailbox import Ref, Understood
+from actors.memory import Quota, Share, check_quota
 from actors.messages import (
     AlternativeOffered,
     ChangeLimits,
     ConnectionAlive,
     ConnectionDraining,
+    ConnectionFact,
     ConnectionReady,
     ConnectionSuspect,
     Drain,
     Exited,
     ListenerMessage,
+    Peer,
     PeerAllows,
     Socket,
     SocketAccepted,
     StreamsCut,
 )
+from actors.pulse import Doorkeeper, Monitor
 from actors.serving import ServerConnection
 from actors.settings import Limits
+from actors.stats import ConnectionStats, Totals
 from actors.stream import Body
 from actors.tls import TlsSide, tls_failed
 from actors.trace import Tracer
@@ -51,10 +56,26 @@ SPARE_FILES: Final = 64
 """Open files that a process needs besides those of its connections."""
 
 
+class _Served:
+    """What a listener knows of one of its connections."""
+
+    __slots__ = ("guard", "measure", "round_trips", "share", "socket")
+
+    def __init__(self, connection: ServerConnection, socket: Socket) -> None:
+        self.socket = socket
+        self.share: Share = connection.share
+        self.guard = connection.wire.guard
+        self.round_trips = connection.round_trips
+        self.measure: Callable[[float], ConnectionStats] = connection.measure
+
+
 class ListenerActor(TurnActor[ListenerMessage]):
     """Starts a connection actor for each client of the sockets that it was given, until it drains."""
 
-    __slots__ = ("_closing", "_handler", "_limits", "_numbers", "_released", "_sockets", "accepted", "cut")
+    __slots__ = (
+        "_closing", "_connections", "_doorkeeper", "_handler", "_limits", "_monitor", "_numbers", "_released", "cut",
+        "quota", "totals",
+    )  # fmt: skip
 
     understands: ClassVar[Understood] = ListenerMessage
 
@@ -66,18 +87,30 @@ class ListenerActor(TurnActor[ListenerMessage]):
         limits: Limits,
         tracer: Tracer | None = None,
         released: Callable[[Socket], object] = id,
+        monitor: Callable[[], Monitor] | None = None,
+        doorkeeper: Callable[[], Doorkeeper] | None = None,
     ) -> None:
-        """``released`` is called with each socket that was accepted, once its connection has ended."""
+        """``released`` is called with each socket that was accepted, once its connection has ended.
+
+        ``monitor`` and ``doorkeeper`` make the ones of each connection; without them it sends no PING for its health,
+        and takes as many as come. Raises Misuse for limits of which one makes another meaningless.
+        """
+        check_quota(limits)
         # Its connections end within their own shutdown time, each, at the same time.
         super().__init__(name, tracer, shutdown_timeout=2 * limits.shutdown_timeout)
-        self.accepted = 0
+        self.totals = Totals()
+        """Without what the living connections did: :meth:`measure` has that."""
+        self.quota = Quota(limits)
+        """What its connections share."""
         self.cut: list[str] = []
         """The streams that had not finished when their time for draining was up."""
         self._handler = handler
         self._limits = limits
+        self._monitor = monitor
+        self._doorkeeper = doorkeeper
         self._numbers: Iterator[int] = itertools.count(1)
         self._released = released
-        self._sockets: dict[str, Socket] = {}
+        self._connections: dict[str, _Served] = {}
         self._closing: LinkError | None = None
 
     def connected(self, protocol: SocketProtocol) -> None:
@@ -98,25 +131,18 @@ class ListenerActor(TurnActor[ListenerMessage]):
                 if self._closing is not None:
                     self._refuse(socket)
                     return
-                self.accepted += 1
-                connection = ServerConnection(
-                    f"{self.name}/connection-{next(self._numbers)}", socket, self._handler, peer=peer,
-                    limits=self._limits, owner=self.ref, tracer=self.tracer,
-                )  # fmt: skip
-                self._sockets[connection.name] = socket
-                ref = self.start_child(connection)
-                attach(ref)
+                self._serve(attach, socket, peer)
             case Drain(_, error):
                 self._closing = error
                 for child in self.children.values():
                     child.tell(message)
             case ChangeLimits(limits):
                 self._limits = limits
+                self.quota.change(limits)
                 for child in self.children.values():
                     child.tell(message)
-            case Exited(name, reason):
-                logger.debug("%s ended: %s", name, reason)
-                self._released(self._sockets.pop(name))
+            case Exited():
+                self._bury(message)
             case StreamsCut(_, streams):
                 self.cut += streams
             case (
@@ -127,23 +153,68 @@ class ListenerActor(TurnActor[ListenerMessage]):
             case _:
                 assert_never(message)
 
+    def _serve(self, attach: Callable[[Ref[ConnectionFact]], None], socket: Socket, peer: Peer) -> None:
+        self.totals.accepted += 1
+        connection = ServerConnection(
+            f"{self.name}/connection-{next(self._numbers)}", socket, self._handler, peer=peer, limits=self._limits,
+            owner=self.ref, quota=self.quota, host=_host_of(socket), tracer=self.tracer,
+            monitor=self._monitor() if self._monitor is not None else None,
+            doorkeeper=self._doorkeeper() if self._doorkeeper is not None else None,
+        )  # fmt: skip
+        self._connections[connection.name] = _Served(connection, socket)
+        ref = self.start_child(connection)
+        attach(ref)
+
     def settle(self) -> None:
         if self._closing is not None and not self.children:
             raise Stop(self._closing)
+
+    def _late(self, message: object) -> None:
+        if isinstance(message, Exited):
+            self._bury(message)
+        super()._late(message)
+
+    def _bury(self, exited: Exited) -> None:
+        """A connection has ended: its place is free, and what it did is remembered."""
+        logger.debug("%s ended: %s", exited.name, exited.reason)
+        ended = self._connections.pop(exited.name)
+        self.quota.leave(ended.share)
+        self._released(ended.socket)
+        totals = self.totals
+        totals.bury(ended.measure(0.0), exited.reason)
+        totals.streams_refused += ended.guard.refused
+        if ended.guard.refused:
+            totals.refusals["max_streams"] += ended.guard.refused
+        if ended.guard.tripped:
+            totals.refusals[ended.guard.tripped] += 1
+
+    def measure(self, now: float) -> tuple[ConnectionStats, ...]:
+        """The figures of each connection that has not ended."""
+        return tuple(served.measure(now) for served in self._connections.values())
+
+    def round_trips(self) -> Iterator[float]:
+        """Seconds of the last PINGs of those."""
+        return itertools.chain.from_iterable(served.round_trips.seconds for served in self._connections.values())
+
+    @property
+    def surplus(self) -> int:
+        """Streams above ``max_streams`` that were refused on the connections that have not ended."""
+        return sum(served.guard.refused for served in self._connections.values())
 
     def unheard(self, message: ListenerMessage) -> None:
         if isinstance(message, SocketAccepted):
             self._refuse(message.socket)  # nobody is left to serve it
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
-        return {"accepted": self.accepted}
+        return {"accepted": self.totals.accepted, "handlers": self.quota.handlers}
 
 
 class Acceptor:
     """Listening sockets, and a place for each connection that they may bring (``limits.max_connections``).
 
-    While every place is taken nothing is accepted: the next wait in the backlog. A place is taken from the accept on,
-    TLS handshake included, and must be given back with :meth:`release` once the connection has ended.
+    While every place is taken nothing is accepted: the next wait in the backlog. With ``limits.refuse_connections``
+    they are closed at once. A place is taken from the accept on, TLS handshake included, and must be given back with
+    :meth:`release` once the connection has ended.
     """
 
     # A reader of the loop, not a task in sock_accept(): one that is cancelled as a client comes loses the client's
@@ -157,11 +228,14 @@ class Acceptor:
         limits: Limits,
         tracer: Tracer,
         tls: TlsSide | None = None,
+        refused: Callable[[str], object] = id,
     ) -> None:
+        """``refused`` is called with the name of the limit for each connection that is closed at once."""
         self.sockets = listening
         """Those that it listens on; none once it is closed."""
         self._connected = connected
         self._limits = limits
+        self._refused = refused
         self._tracer = tracer
         self._tls: Final[dict[str, Any]] = handshake_options(tls) if tls is not None else {}
         self._loop = asyncio.get_running_loop()
@@ -208,10 +282,14 @@ class Acceptor:
 
     def _resume(self) -> None:
         self._pause = None
-        if not self._reading and self.sockets and self._taken < self._limits.max_connections:
+        if not self._reading and self.sockets and not self._must_wait():
             self._reading = True
             for listening in self.sockets:
                 self._loop.add_reader(listening, self._accept, listening)
+
+    def _must_wait(self) -> bool:
+        """Whether the next has to stay in the backlog."""
+        return self._taken >= self._limits.max_connections and not self._limits.refuse_connections
 
     def _stop_reading(self) -> None:
         if self._reading:
@@ -221,7 +299,7 @@ class Acceptor:
 
     def _accept(self, listening: sockets.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
-            if self._taken >= self._limits.max_connections:
+            if self._must_wait():
                 self._stop_reading()
                 return
             try:
@@ -249,10 +327,12 @@ class Acceptor:
         host, where = "", "a client of the Unix socket"
         if isinstance(address, tuple):
             host, where = address[0], shown(address)
-        most = self._limits.max_connections_per_peer
+        limits, most = self._limits, self._limits.max_connections_per_peer
+        if self._taken >= limits.max_connections:
+            self._refuse(accepted, "max_connections", f"{where} was closed: there are {self._taken} already")
+            return
         if most is not None and host and self._by_host[host] >= most:
-            logger.info("the connection of %s was closed: its host has %d already", where, most)
-            accepted.close()
+            self._refuse(accepted, "max_connections_per_peer", f"{where} was closed: its host has {most} already")
             return
         self._taken += 1
         self._by_host[host] += 1
@@ -260,6 +340,11 @@ class Acceptor:
         task = self._loop.create_task(self._welcome(accepted, protocol, where), name="accept")
         self._arriving.add(task)
         task.add_done_callback(lambda done: self._welcomed(done, accepted, protocol, host))
+
+    def _refuse(self, accepted: sockets.socket, limit: str, why: str) -> None:
+        accepted.close()
+        self._refused(limit)
+        logger.info("the connection of %s (Limits.%s)", why, limit)
 
     async def _welcome(self, accepted: sockets.socket, protocol: SocketProtocol, where: str) -> None:
         """See one client through its handshake."""
@@ -301,8 +386,12 @@ async def listen(
     path: str | None = None,
     limits: Limits | None = None,
     tls: TlsSide | None = None,
+    refused: Callable[[str], object] = id,
 ) -> Acceptor:
-    """Listen on a TCP port (0: any free one) or a Unix socket; ``connected`` gets each client. Raises ListenFailed."""
+    """Listen on a TCP port (0: any free one) or a Unix socket; ``connected`` gets each client. Raises ListenFailed.
+
+    ``refused`` gets the name of the limit for which a client was closed at once.
+    """
     limits = limits if limits is not None else Limits()
     where = f"the Unix socket {path}" if path is not None else f"{host}:{port}"
     try:
@@ -310,7 +399,13 @@ async def listen(
     except (OSError, OverflowError, ValueError) as error:
         raise ListenFailed.because(f"cannot listen on {where}: {reason_of(error)}", error) from error
     allow_open_files(limits.max_connections)
-    return Acceptor(listening, connected, limits=limits, tracer=tracer, tls=tls)
+    return Acceptor(listening, connected, limits=limits, tracer=tracer, tls=tls, refused=refused)
+
+
+def _host_of(socket: Socket) -> str:
+    """The address of the peer's host; empty for a Unix socket's client, which has none."""
+    name = socket.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def allow_open_files(connections: int) -> None:

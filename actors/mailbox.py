@@ -79,6 +79,11 @@ class Reply(Generic[T]):
             self._future.set_exception(error)
             self._future.exception()  # looked at: one that nobody waits for is no error in asyncio's eyes
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it was neither answered nor given up."""
+        return not self._future.done()
+
     async def wait(self) -> T:
         """The answer; raises what ``fail`` was given."""
         return await self._future

@@ -42,6 +42,8 @@ class Outbox:
         """Bytes of bodies that went out since somebody set this to 0."""
         self.frames = 0
         """The same for the frames that they went out in, but for tiny ones."""
+        self.spoke = False
+        """Whether HEADERS or DATA went out since somebody set this to False; ``sent`` is known only afterwards."""
         self._h2 = h2
         self._records = records
         self._memory = memory
@@ -123,6 +125,7 @@ class Outbox:
                 return True
             record.deficit = 0
             if record.ending and not record.local_ended:
+                self.spoke = True
                 if record.trailers is not None:
                     h2.send_headers(stream_id, record.trailers, end_stream=True)
                 else:

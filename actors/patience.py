@@ -28,6 +28,10 @@ class Wait(enum.Enum):
     """The answer to the PING between the two GOAWAYs of a drain."""
     DRAIN = enum.auto()
     """The last stream of a drain."""
+    HEALTH = enum.auto()
+    """A look at what the peer's silence means."""
+    AGE = enum.auto()
+    """The time after which no new streams are taken."""
 
 
 EARLY: Final = 0.001
@@ -124,7 +128,7 @@ class Patience:
                     if not self._wire.guard.tolerates("write_timeout", dead):
                         raise TransportLost(dead)
                 self.watch_socket(taken, now)
-            case Wait.IDLE | Wait.GOODBYE | Wait.DRAIN:
+            case Wait.IDLE | Wait.GOODBYE | Wait.DRAIN | Wait.HEALTH | Wait.AGE:
                 raise Misuse(f"{wait.name} is not about progress")
             case _:
                 assert_never(wait)

@@ -6,17 +6,21 @@ before the PING's answer, and is served; then the second GOAWAY says which strea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from actors.actor import Stop
 from actors.connection import ConnectionActor
-from actors.errors import Closed, ErrorCode, GoAway, LimitReached, Misuse
+from actors.errors import Closed, ErrorCode, GoAway, LimitReached, LinkError, Misuse
 from actors.mailbox import Ref
+from actors.memory import Quota
 from actors.messages import (
     ConnectionNews,
     Drain,
     DrainBegan,
+    Exited,
     HeadersArrived,
     OpenStream,
     Peer,
@@ -25,8 +29,10 @@ from actors.messages import (
     Socket,
     StreamFailed,
     StreamsCut,
+    Watch,
 )
 from actors.patience import Wait
+from actors.pulse import Doorkeeper, Monitor
 from actors.settings import Limits
 from actors.stream import Body, StreamActor
 from actors.trace import Tracer
@@ -39,7 +45,7 @@ GOODBYE_SECONDS: Final = 1.0
 class ServerConnection(ConnectionActor):
     """The server's end of a connection; runs ``handler`` for each stream."""
 
-    __slots__ = ("_drained", "_handler", "_max_pushes")
+    __slots__ = ("_drained", "_handler", "_max_pushes", "_quota", "share")
 
     def __init__(
         self,
@@ -50,10 +56,21 @@ class ServerConnection(ConnectionActor):
         peer: Peer,
         limits: Limits,
         owner: Ref[ConnectionNews],
+        quota: Quota | None = None,
+        host: str = "",
+        monitor: Monitor | None = None,
+        doorkeeper: Doorkeeper | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        super().__init__(name, socket, Wire(client=False, limits=limits), peer=peer, owner=owner, tracer=tracer)
+        """``quota`` is what it shares with the server's others; ``host`` is the peer's address, empty without one."""
+        wire = Wire(client=False, limits=limits)
+        super().__init__(name, socket, wire, peer=peer, owner=owner, monitor=monitor, tracer=tracer)
+        if doorkeeper is not None:
+            wire.guard.welcome = partial(_welcomes, doorkeeper)
         self._handler = handler
+        self._quota = quota if quota is not None else Quota(limits)
+        self.share = self._quota.join(host, self.wire.terms.memory)
+        """Its host's part of the quota."""
         self._max_pushes = 0
         self._drained: Drain | None = None
 
@@ -69,6 +86,7 @@ class ServerConnection(ConnectionActor):
         if not isinstance(fact, HeadersArrived):
             self.wire.release(stream_id)  # malformed from its first header on: nobody serves it
         elif self._going is not None or self._is_busy():
+            self._quota.refused_streams += 1
             self.wire.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self.wire.release(stream_id)
         else:
@@ -76,7 +94,13 @@ class ServerConnection(ConnectionActor):
 
     def _is_busy(self) -> bool:
         """Whether there are handlers enough, also those whose streams ended, or no memory for more (CVE-2023-44487)."""
-        return len(self._streams) >= 2 * self.limits.max_streams or self.wire.terms.memory.crowded
+        if len(self._streams) >= 2 * self.limits.max_streams:
+            limit = "max_streams"
+        else:
+            limit = self._quota.reached(self.share) or self.wire.terms.memory.short_of
+        if limit:
+            self._quota.refusals[limit] += 1
+        return bool(limit)
 
     def _serve(self, stream_id: int, head: HeadersArrived) -> None:
         stream = StreamActor(
@@ -89,6 +113,9 @@ class ServerConnection(ConnectionActor):
         if self._drained is not None:
             stream.tell(DrainBegan())
         self.start_child(stream)
+        self._quota.begin(self.share)
+        if self._pulse.asleep:
+            self._look(self._loop.time())
 
     def _push(self, message: PushStream) -> None:
         reply, most = message.reply, self._max_pushes
@@ -98,6 +125,9 @@ class ServerConnection(ConnectionActor):
             reply.fail(Misuse(f"{self.peer.address} takes no pushes (SETTINGS_ENABLE_PUSH): let it ask"))
         elif self.wire.promised >= most:
             reply.fail(LimitReached(f"{self.peer.address} takes {most} pushes at a time: push when one has ended"))
+        elif limit := self._quota.reached(self.share):
+            self._quota.refusals[limit] += 1
+            reply.fail(LimitReached(f"nothing can be pushed while so many handlers run (Limits.{limit})"))
         else:
             ended = Closed("nothing can be pushed along with a response that has ended")
             try:
@@ -117,10 +147,22 @@ class ServerConnection(ConnectionActor):
                 stream.tell(StreamFailed(error))
 
     def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> bool:
-        self._heard = self._loop.time()  # it was not idle until now
+        self._quota.end(self.share)
+        self._stirred = self._loop.time()
         return super()._bury(name, reason, crashed=crashed)
 
+    def ending(self, reason: BaseException | None) -> None:
+        # From here on nobody is buried, and a handler may run on after its connection.
+        quota, share = self._quota, self.share
+        ended: Ref[Exited] = Ref(self.name, lambda exited: quota.end(share))
+        for child in list(self.children.values()):
+            child.signal(Watch(ended))
+        super().ending(reason)
+
     # --- draining -----------------------------------------------------------------------------------------------------
+
+    def _retire(self, error: LinkError) -> None:
+        self._drain(Drain(math.inf, error, b"max_age"))
 
     def _drain(self, drain: Drain) -> None:
         self._closing = self._closing or drain.error
@@ -164,7 +206,7 @@ class ServerConnection(ConnectionActor):
 
     def _idle(self, now: float) -> None:
         most = self.limits.idle_timeout
-        quiet = 0.0 if self.wire.streams else now - self._heard
+        quiet = 0.0 if self.wire.streams else now - max(self.heard, self._stirred)
         if quiet < most:
             self.keep(Wait.IDLE, most - quiet)
             return
@@ -174,3 +216,9 @@ class ServerConnection(ConnectionActor):
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {**super().detail(), "draining": self._drained is not None}
+
+
+def _welcomes(doorkeeper: Doorkeeper, spoke: bool, now: float) -> bool:
+    if spoke:
+        doorkeeper.sent()
+    return doorkeeper.allows(now)

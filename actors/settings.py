@@ -62,16 +62,20 @@ def check_debug(debug: object) -> None:
         raise Misuse(f"debug data is bytes, not {type(debug).__name__}")
 
 
+def check_kind(name: str, value: object, kind: type) -> None:
+    """Raise Misuse for what is given as ``name`` and is none of that kind."""
+    if not isinstance(value, kind):
+        raise Misuse(f"{name} is a {kind.__name__}, not {type(value).__name__}")
+
+
 def check_limits(limits: object) -> None:
     """Raise Misuse for what is no Limits."""
-    if not isinstance(limits, Limits):
-        raise Misuse(f"limits are a Limits, not {type(limits).__name__}")
+    check_kind("limits", limits, Limits)
 
 
 def check_health(health: object) -> None:
     """Raise Misuse for what is no Health."""
-    if not isinstance(health, Health):
-        raise Misuse(f"health is a Health, not {type(health).__name__}")
+    check_kind("health", health, Health)
 
 
 def _seconds(default: float, low: float = 0.001) -> float:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Final
 
 from attrs import field, frozen
+
+from actors.errors import Closed, ErrorCode, GoAway
 
 RECENT: Final = 128
 """Round trips that are remembered."""
@@ -80,4 +82,54 @@ class ConnectionStats:
     receive_window: int
     """Bytes of bodies that we take now, over all streams."""
     round_trips: Quantiles = field(factory=Quantiles)
-    """Of PINGs."""
+    """Of the first SETTINGS and the last PINGs."""
+
+
+class Totals:
+    """What was accepted and refused since the beginning, and what the connections did that have ended."""
+
+    __slots__ = (
+        "accepted",
+        "bytes_received",
+        "bytes_sent",
+        "ended",
+        "refusals",
+        "refused",
+        "streams",
+        "streams_refused",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        """Connections that were served."""
+        self.refused = 0
+        """Connections that were closed at once for a limit."""
+        self.refusals: Counter[str] = Counter()
+        """How often each limit refused or ended something, by its name in :class:`~actors.settings.Limits`."""
+        self.ended: Counter[str] = Counter()
+        """Connections that have ended, by :func:`ending_of`."""
+        self.streams = 0
+        self.streams_refused = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+
+    def refuse(self, limit: str) -> None:
+        """A connection is refused."""
+        self.refused += 1
+        self.refusals[limit] += 1
+
+    def bury(self, last: ConnectionStats, reason: BaseException | None) -> None:
+        """A connection has ended, and these are its last figures."""
+        self.ended[ending_of(reason)] += 1
+        self.streams += last.streams_total
+        self.bytes_received += last.bytes_received
+        self.bytes_sent += last.bytes_sent
+
+
+def ending_of(reason: BaseException | None) -> str:
+    """The name of the error's class; empty where a side closed the connection in good order."""
+    if reason is None or type(reason) is Closed:
+        return ""
+    if isinstance(reason, GoAway) and reason.code == ErrorCode.NO_ERROR:
+        return ""
+    return type(reason).__name__

@@ -13,11 +13,12 @@ import socket as sockets
 import ssl
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from actors.errors import ConnectFailed, Misuse, TlsFailed
 from actors.mailbox import Ref
-from actors.messages import BytesArrived, ConnectionFact, ConnectionLost, Peer, WritePaused, WriteResumed
+from actors.messages import BytesArrived, ConnectionFact, ConnectionLost, Peer, Socket, WritePaused, WriteResumed
 from actors.tls import ALPN, TlsSide, not_h2, tls_broken, tls_failed
 from actors.trace import Tracer
 
@@ -105,6 +106,17 @@ def shown(address: tuple[Any, ...]) -> str:
     """``HOST:PORT`` of a socket's address."""
     host, port = address[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def set_user_timeout(socket: Socket, seconds: float) -> None:
+    """Have the kernel give a connection up whose sent bytes nobody acknowledges in time (TCP_USER_TIMEOUT, RFC 5482).
+
+    0 leaves it to the system; so do sockets that are not TCP's, and systems without the option.
+    """
+    inner, option = socket.get_extra_info("socket"), getattr(sockets, "TCP_USER_TIMEOUT", None)
+    if seconds and option is not None and inner is not None and inner.family in (sockets.AF_INET, sockets.AF_INET6):
+        with suppress(OSError):  # it was closed meanwhile, which is told elsewhere
+            inner.setsockopt(sockets.IPPROTO_TCP, option, max(1, round(seconds * 1000)))
 
 
 async def dial(
@@ -236,12 +248,13 @@ _REMEDIES: Final = {
     errno.EADDRINUSE: "; stop what uses it or choose another port",
     errno.EACCES: "; choose a port of 1024 or above, or a place that you may use",
     errno.ECONNREFUSED: "; is the server running?",
+    errno.EMFILE: "; raise the limit of open files (ulimit -n)",
 }
 _ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 
 
-def reason_of(error: Exception) -> str:
-    """The system's own words, without asyncio's around them, and a remedy where there is one."""
+def reason_of(error: Exception, *, remedy: bool = True) -> str:
+    """The system's own words, without asyncio's around them, and a remedy where there is one and it is wanted."""
     if not isinstance(error, OSError) or isinstance(error, sockets.gaierror):
         return str(getattr(error, "strerror", None) or error)
     number = error.errno
@@ -249,4 +262,4 @@ def reason_of(error: Exception) -> str:
         number = int(found[1])  # asyncio tried several addresses and put the errors into one text: the first will do
     if number is None:
         return str(error)
-    return os.strerror(number) + _REMEDIES.get(number, "")
+    return os.strerror(number) + (_REMEDIES.get(number, "") if remedy else "")

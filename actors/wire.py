@@ -252,7 +252,7 @@ class Wire:
         except NoSuchStreamError:
             self._outbox.abandon(record)
             return
-        record.answered = True
+        record.answered = self._outbox.spoke = True
         if end:
             record.ending = True
             self._records.end_local(record)
@@ -369,6 +369,16 @@ class Wire:
     def promised(self) -> int:
         """Streams of the server's that are promised or open."""
         return self._records.promised
+
+    @property
+    def send_window(self) -> int:
+        """Bytes of bodies that the peer takes now, over all streams."""
+        return self._h2.outbound_flow_control_window
+
+    @property
+    def receive_window(self) -> int:
+        """Bytes of bodies that we take now, over all streams."""
+        return self._h2.inbound_flow_control_window
 
     @property
     def streams(self) -> int:

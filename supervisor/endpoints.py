@@ -1,44 +1,33 @@
-"""Where a service lives."""
+"""Where a service lives, as users write it."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from attrs import frozen
-
+from actors.addresses import DEFAULT_PORT, SECURE_PORT, UNIX_PREFIX, Endpoint
 from actors.errors import Misuse
 
-UNIX_PREFIX: Final = "unix:"
+__all__ = ("UNIX_PREFIX", "Endpoint", "parse_bind", "parse_url", "parse_urls")
 
 
-@frozen
-class Endpoint:
-    """One address: a host and port, or the path of a Unix socket."""
-
-    host: str = ""
-    port: int = 0
-    path: str | None = None
-    """The Unix socket's path, where it is one."""
-    secure: bool = False
-    """Whether a URL asked for TLS."""
-
-    def __str__(self) -> str:
-        if self.path is not None:
-            return f"{UNIX_PREFIX}{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def authority(self) -> str:
-        """What ``:authority`` says where the caller gives nothing else."""
-        if self.path is not None:
-            return "localhost"
-        default = SECURE_PORT if self.secure else DEFAULT_PORT
-        return str(self) if self.port != default else str(self).removesuffix(f":{default}")
-
-
-DEFAULT_PORT: Final = 80
-SECURE_PORT: Final = 443
+def parse_urls(url: str | Sequence[str]) -> tuple[Endpoint, ...]:
+    """The endpoints of one service: of one URL, or of several that each lead to it. Raises Misuse."""
+    if not isinstance(url, Sequence) or isinstance(url, (bytes, bytearray, memoryview)):
+        raise Misuse(f"a URL is a str, and several are a list of them, not {type(url).__name__}")
+    endpoints: list[Endpoint] = []
+    for each in (url,) if isinstance(url, str) else url:
+        endpoint, path = parse_url(each)
+        if path != "/":
+            raise Misuse(f"a link is to a service, not to {path!r}: give the path to request() or stream()")
+        if endpoint in endpoints:
+            raise Misuse(f"{endpoint} is given twice: give each URL once")
+        endpoints.append(endpoint)
+    if not endpoints:
+        raise Misuse("a list without a URL leads nowhere: give at least one")
+    if len({endpoint.secure for endpoint in endpoints if endpoint.path is None}) > 1:
+        raise Misuse("http and https in one list: give URLs of one kind, for a link is encrypted or it is not")
+    return tuple(endpoints)
 
 
 def parse_url(url: str) -> tuple[Endpoint, str]:

@@ -1,113 +1,137 @@
-"""A link to one service: one connection, made when it is entered and again when a request finds it gone."""
+"""A link to one service: a supervised pool of connections that a service can hold for months."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Final, Self, assert_never
+from typing import Final, Self
 
-from attrs import evolve
-
-from actors.bodies import Outgoing, Route, open_stream, prepare, request
-from actors.client import ClientConnection
+from actors.addresses import Endpoint
+from actors.bodies import Outgoing, open_stream, prepare, request
 from actors.client_stream import ClientStream
-from actors.errors import Closed, DeadlineExceeded, GoAway, LinkError, Misuse, Outcome
+from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
 from actors.exchange import OutgoingBody, Response
 from actors.headers import HeaderInput
 from actors.mailbox import Ref, Reply, closed_error
-from actors.messages import (
-    AlternativeOffered,
-    ChangeLimits,
-    ConnectionAlive,
-    ConnectionDraining,
-    ConnectionNews,
-    ConnectionReady,
-    ConnectionSuspect,
-    Drain,
-    Exited,
-    Halt,
-    PeerAllows,
-    SendPing,
-    StreamsCut,
-)
-from actors.settings import Limits, Tls, check_debug, check_limits
-from actors.tls import TlsSide, client_side, first_cause
+from actors.messages import Exited, Halt, SendPing
+from actors.renewal import TlsFiles
+from actors.settings import Backoff, Health, Limits, Retry, Tls, check_debug, check_kind, check_limits
+from actors.tls import client_side
 from actors.trace import Tracer
-from actors.transport import dial
-from supervisor.endpoints import Endpoint, parse_url
+from supervisor.course import Course
+from supervisor.endpoints import parse_urls
+from supervisor.keeper import Keeper, Service
+from supervisor.link_state import Changes, LinkState, States
+from supervisor.orders import AskReady, ConnectNow, LetHold, ShutDown
+from supervisor.retry import Budget
+from supervisor.stats import LinkStats
 
 _numbers: Final = itertools.count(1)
-MOST_MOVES: Final = 4
-"""Times that a request which was not sent goes over yet another connection."""
-MAX_ALTERNATIVES: Final = 32
-"""Origins that a link remembers alternatives for."""
+MOST_CONNECTIONS: Final = 10_000
 
 
-def _tls_of(endpoint: Endpoint, tls: Tls | None, limits: Limits) -> TlsSide | None:
+def _tls_of(endpoints: Sequence[Endpoint], tls: Tls | None, limits: Limits) -> TlsFiles | None:
     """What TLS needs; None for plaintext. Raises Misuse."""
-    if tls is None and not endpoint.secure:
+    secure = any(each.secure for each in endpoints)
+    if tls is None and not secure:
         return None
-    if not endpoint.secure and endpoint.path is None:
-        raise Misuse(f"tls is for https: write https://{endpoint}, or leave tls away")
-    return client_side(tls if tls is not None else Tls(), limits, named=endpoint.path is None)
+    plain = next((each for each in endpoints if not each.secure and each.path is None), None)
+    if plain is not None:
+        raise Misuse(f"tls is for https: write https://{plain}, or leave tls away")
+    check_kind("tls", tls if tls is not None else Tls(), Tls)
+    asked = tls if tls is not None else Tls()
+    named = all(each.path is None for each in endpoints)
+    return TlsFiles(asked, lambda: client_side(asked, limits, named=named))
 
 
 class Link:
     """Requests to one service over HTTP/2, over TLS or with prior knowledge.
 
-    ``async with`` connects on entering; on leaving, what is still open ends with Closed. A connection that was lost or
-    is going away is replaced when the next request comes.
+    ``async with`` connects on entering; on leaving, what is still open ends with Closed. Meanwhile connections that are
+    lost, that go away, or that may be dead are replaced, and what was provably not done is sent again.
     """
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         connections: int = 1,
+        max_connections: int | None = None,
+        wait_for_ready: bool = False,
         push: bool = False,
         tls: Tls | None = None,
         limits: Limits | None = None,
+        health: Health | None = None,
+        backoff: Backoff | None = None,
+        retry: Retry | None = None,
     ) -> None:
-        """``url`` is ``http://HOST[:PORT]``, ``https://`` for TLS, or ``unix:PATH``. Raises Misuse for anything else.
+        """``url`` is ``http://HOST[:PORT]``, ``https://`` for TLS, or ``unix:PATH``; several are places of one service.
 
-        ``tls`` says how TLS is done; for a Unix socket, that it is. The files that it names are read at once.
-
-        ``connections`` is 1: a link keeps one connection in this version, and refuses another number.
+        ``connections`` are kept open; up to ``max_connections`` (the same number) are, while those are full.
+        ``wait_for_ready``: requests wait, within their time, where none can be made, instead of failing at once.
+        ``tls`` says how TLS is done; for a Unix socket, that it is. The files that it names are read at once, and again
+        when they have changed. Raises Misuse for what can never work.
         """
-        self.endpoint, path = parse_url(url)
-        if path != "/":
-            raise Misuse(f"a link is to a service, not to {path!r}: give the path to request() or stream()")
-        if connections != 1:
-            raise Misuse(f"a link keeps 1 connection in this version, not {connections!r}")
+        self.endpoints = parse_urls(url)
+        most = connections if max_connections is None else max_connections
+        if type(connections) is not int or not 1 <= connections <= MOST_CONNECTIONS:
+            raise Misuse(f"connections is a number from 1 to {MOST_CONNECTIONS}, not {connections!r}")
+        if type(most) is not int or not connections <= most <= MOST_CONNECTIONS:
+            raise Misuse(
+                f"max_connections is a number from connections ({connections}) to {MOST_CONNECTIONS}, not {most!r}"
+            )
+        for name, flag in (("push", push), ("wait_for_ready", wait_for_ready)):
+            if type(flag) is not bool:
+                raise Misuse(f"{name} is True or False, not {flag!r}")
         self.limits = limits if limits is not None else Limits()
+        self.health = health if health is not None else Health()
+        self.retry = retry if retry is not None else Retry()
+        backoff = backoff if backoff is not None else Backoff()
+        check_limits(self.limits)
+        check_kind("health", self.health, Health)
+        check_kind("retry", self.retry, Retry)
+        check_kind("backoff", backoff, Backoff)
         self.tracer = Tracer()
         """The hook that sees every message of the link's actors."""
         self.name = f"link-{next(_numbers)}"
         self.alternatives: dict[str, str] = {}
         """Where else an origin is served, as the service said in ALTSVC (RFC 7838); nothing is done with it."""
-        if type(push) is not bool:
-            raise Misuse(f"push is True or False, not {push!r}")
-        self._push = push
-        self._tls = _tls_of(self.endpoint, tls, self.limits)
-        self._route: Route | None = None
-        self._connections: dict[str, ClientConnection] = {}
-        self._dialling: asyncio.Task[Route] | None = None
-        self._dials = itertools.count(1)
+        self._tls = _tls_of(self.endpoints, tls, self.limits)
+        self._authority = self.endpoints[0].authority
+        several = len({each.authority for each in self.endpoints}) > 1
+        self._shared_authority = self._authority.encode() if several else None
+        """What a request's head says before it is known which of several places it goes to."""
+        self._patient = wait_for_ready
+        self._states = States()
+        self._budget = Budget(self.retry)
         self._requests = itertools.count(1)
         self._closed: LinkError | None = None
         self._entered = False
+        self._started = False
+        self._keeper = Keeper(
+            self.name,
+            Service(self.endpoints, connections, most, push, self._tls.side if self._tls else None, backoff),
+            self._states,
+            limits=self.limits, health=self.health, alternatives=self.alternatives, tracer=self.tracer,
+        )  # fmt: skip
+        self._pool = self._keeper.pool
+
+    # --- its life -----------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Connect. Raises ConnectFailed, TlsFailed, and ProtocolViolation where the peer does not speak HTTP/2."""
+        """Connect. Raises ConnectFailed, TlsFailed, and ProtocolViolation where the peer does not speak HTTP/2.
+
+        With ``wait_for_ready`` it waits, for as long as that takes, where the service is merely not there.
+        """
         if self._entered:
             raise Misuse("a Link is entered once: leaving it would close it for whoever entered it first")
         self._entered = True
         try:
-            await self._connected()
-        except asyncio.CancelledError:
+            await self._ready(fresh=False)
+        except BaseException:
             await self.close()  # whoever is not let in cannot leave
             raise
         return self
@@ -124,52 +148,113 @@ class Link:
         """
         check_debug(debug)
         if self._closed is None:
-            self._closed = Closed(f"the link to {self.endpoint} was closed")
-        self._route = None
-        if self._dialling is not None:
-            self._dialling.cancel()
-            await asyncio.wait((self._dialling,))
-        connections = list(self._connections.values())
+            self._closed = Closed(f"the link to {self._keeper.where} was closed")
+        if not self._started:
+            self._states.change(LinkState.SHUTDOWN, self._closed, asyncio.get_running_loop().time())
+            return
         try:
-            for connection in connections:
-                if debug:
-                    await self._say_last(connection, Drain(0.0, self._closed, debug))
-                await connection.stop(self._closed)
-        finally:
-            for connection in connections:  # also where waiting for the first of them was cancelled
-                connection.signal(Halt(self._closed))
+            if debug:
+                self._keeper.tell(ShutDown(self._closed, debug))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.limits.shutdown_timeout):
+                        await self._keeper.wait()
+        finally:  # also where waiting was cancelled
+            self._keeper.signal(Halt(self._closed))
+        await self._keeper.wait()
 
-    async def _say_last(self, connection: ClientConnection, last: Drain) -> None:
-        """Let the connection end by itself, with its last words, where it can."""
-        connection.tell(last)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.limits.shutdown_timeout):
-                await connection.wait()
+    def _run(self) -> None:
+        """See that the keeper runs. Raises Closed where the link has ended."""
+        if self._closed is not None:
+            raise Closed.because(str(self._closed), self._closed.__cause__)
+        if not self._started:
+            self._started = True
+            self._keeper.start(Ref("link", self._ended))
+
+    def _ended(self, exited: Exited) -> None:
+        if self._closed is None:
+            reason = exited.reason
+            self._closed = reason if isinstance(reason, Closed) else closed_error(exited.name, reason)
+
+    # --- how it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> LinkState:
+        """What it is doing."""
+        return self._states.state
+
+    @property
+    def cause(self) -> LinkError | None:
+        """What went wrong last, while it is not READY."""
+        return self._states.cause
+
+    def changes(self) -> Changes:
+        """The changes of its state from now on, each with its cause: ``async for change in link.changes()``."""
+        return self._states.watch()
+
+    def stats(self) -> LinkStats:
+        """What it has counted; cheap enough to be asked every second."""
+        return self._keeper.stats()
+
+    def connect_now(self) -> None:
+        """Try at once, instead of waiting for the next attempt's time. Raises Closed."""
+        self._run()
+        self._keeper.tell(ConnectNow())
+
+    async def healthy(self, *, timeout: float | None = None) -> float:
+        """Return the last round trip in seconds of a connection that is known to be alive.
+
+        One that has been silent for ``health.before_request`` is asked by PING first; all who ask share it. Raises what
+        keeps the link from being connected, unless it waits for that, and DeadlineExceeded after ``timeout`` seconds.
+        """
+        return await self._ready(fresh=True, timeout=timeout)
+
+    async def _ready(self, *, fresh: bool, timeout: float | None = None) -> float:
+        if timeout is not None and (type(timeout) not in (int, float) or not timeout > 0):
+            raise Misuse(f"a timeout is a number of seconds above 0, not {timeout!r}")
+        self._run()
+        reply: Reply[float] = Reply()
+        self._keeper.tell(AskReady(reply, self._patient, fresh))
+        try:
+            async with asyncio.timeout(timeout):
+                return await reply.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the link to {self._keeper.where} had no living connection within {timeout:g} s"
+            ) from None
 
     async def ping(self) -> float:
         """Send PING (RFC 9113, 6.7), connecting first where need be, and return the round-trip time in seconds.
 
-        All who ask at the same time share one. It has no deadline of its own. Raises LinkError.
+        All who ask at the same time share one. A server may object to many; :meth:`healthy` sends them only where they
+        tell something new. Raises LinkError.
         """
-        route = await self._connected()
+        await self._ready(fresh=False)
         reply: Reply[float] = Reply()
-        route.connection.tell(SendPing(reply))
+        members = self._pool.members
+        if not members:
+            raise Closed(f"the link to {self._keeper.where} has just lost its connection")
+        members[0].route.connection.tell(SendPing(reply))
         return await reply.wait()
 
     async def change_limits(self, limits: Limits) -> None:
         """Let other limits hold; returns when the service has acknowledged what concerns it (RFC 9113, 6.5.3).
 
         Each holds from its acknowledgement on, and for later connections from their beginning; windows that are open
-        stay as they are. Raises LinkError where the connection ends meanwhile.
+        stay as they are. Raises LinkError where a connection ends meanwhile.
         """
         check_limits(limits)
+        if self._closed is not None:
+            raise Closed(str(self._closed))
         self.limits = limits
-        replies: list[Reply[None]] = []
-        for connection in self._connections.values():
-            replies.append(Reply())
-            connection.tell(ChangeLimits(limits, replies[-1]))
-        for reply in replies:
+        if not self._started:
+            self._keeper.limits = self._pool.limits = limits
+            return
+        replies: Reply[tuple[Reply[None], ...]] = Reply()
+        self._keeper.tell(LetHold(limits, replies))
+        for reply in await replies.wait():
             await reply.wait()
+
+    # --- requests -----------------------------------------------------------------------------------------------------
 
     async def request(
         self,
@@ -180,27 +265,36 @@ class Link:
         body: OutgoingBody = b"",
         trailers: HeaderInput = (),
         timeout: float | None = None,
+        idempotent: bool = False,
         weight: int = 16,
         max_body: int | None = None,
+        wait_for_ready: bool | None = None,
     ) -> Response:
         """Send a request and return its whole response; any status is a response.
 
-        ``timeout`` in seconds covers everything from connecting to the last byte; ``weight`` (1 to 256) is the share of
-        the body among others on the connection; ``max_body`` bytes (``limits.max_response_body``) bound the response.
-        Raises LinkError: its ``outcome`` says whether the peer may have acted on the request.
+        ``timeout`` in seconds covers everything from waiting for a place to the last byte. What failed and was provably
+        not done goes again (``retry``), with ``idempotent`` also what may have been done. ``weight`` (1 to 256) is the
+        share of the body among others on the connection; ``max_body`` bytes (``limits.max_response_body``) bound the
+        response. Raises LinkError: its ``outcome`` says whether the peer may have acted on the request.
         """
         outgoing = self._prepare(
             method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
             max_body=max_body, authority=None, protocol=None,
         )  # fmt: skip
-        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
-        for _ in range(MOST_MOVES):
-            outgoing, route = await self._routed(outgoing)
+        course = self._course(outgoing, idempotent, wait_for_ready)
+        while True:
+            member = course.enter() or await course.wait()
             try:
-                return await request(route, outgoing)
+                reply = await request(member.route, course.over(member))
             except LinkError as error:
-                outgoing = self._moved(outgoing, route, until, error)
-        return await request(route, outgoing)
+                pause = course.again(member, error)
+            else:
+                course.answered(member, reply.status, reply.headers, reply.trailers)
+                return reply
+            finally:
+                course.leave(member)
+            if pause:
+                await asyncio.sleep(pause)
 
     @asynccontextmanager
     async def stream(
@@ -216,39 +310,48 @@ class Link:
         max_body: int | None = None,
         authority: str | None = None,
         protocol: str | None = None,
+        wait_for_ready: bool | None = None,
     ) -> AsyncIterator[ClientStream]:
         """Open a stream to send and receive over at the same time; leaving it unfinished resets it with CANCEL.
 
         Without ``body`` our side stays open until ``end()``, but for GET and HEAD, which have none. The rest is as in
-        :meth:`request`; ``max_body`` bounds ``read()`` to the end. ``protocol`` makes a CONNECT an extended one
-        (RFC 8441), such as ``websocket``; where the service does not take that, it is Misuse and nothing is sent.
+        :meth:`request`; ``max_body`` bounds ``read()`` to the end; once it is open, it is the caller who may try again.
+        ``protocol`` makes a CONNECT an extended one (RFC 8441), such as ``websocket``; where the service does not take
+        that, it is Misuse and nothing is sent.
         """
         outgoing = self._prepare(
             method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
             max_body=max_body, authority=authority, protocol=protocol,
         )  # fmt: skip
-        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        course = self._course(outgoing, False, wait_for_ready, authority)
         async with AsyncExitStack() as opened:
-            for moves in itertools.count(1):
-                outgoing, route = await self._routed(outgoing)
+            while True:
+                member = course.enter() or await course.wait()
+                opened.callback(course.leave, member)
                 try:
-                    stream = await opened.enter_async_context(open_stream(route, outgoing))
+                    stream = await opened.enter_async_context(open_stream(member.route, course.over(member)))
                     break
                 except LinkError as error:
-                    if moves > MOST_MOVES:
-                        raise
-                    outgoing = self._moved(outgoing, route, until, error)
-            yield stream
+                    pause = course.again(member, error)
+                    await opened.pop_all().aclose()
+                await asyncio.sleep(pause)
+            try:
+                yield stream
+            finally:
+                course.left(member, stream)
 
-    def _moved(self, outgoing: Outgoing, route: Route, until: float | None, error: LinkError) -> Outgoing:
-        """The same request for another connection, if it was not sent because its own takes no more; else raise."""
-        gone = self._route is not route and self._closed is None and isinstance(error, (Closed, GoAway))
-        again = outgoing.body is None or isinstance(outgoing.body, (bytes, bytearray, memoryview))
-        if error.outcome is not Outcome.NOT_SENT or not gone or not again:
-            raise error
-        if until is None:
-            return outgoing
-        return evolve(outgoing, timeout=max(until - asyncio.get_running_loop().time(), 0.001))
+    def _course(
+        self, outgoing: Outgoing, idempotent: bool, wait_for_ready: bool | None, authority: str | None = None
+    ) -> Course:
+        self._run()
+        for name, flag in (("idempotent", idempotent), ("wait_for_ready", wait_for_ready)):
+            if type(flag) is not bool and (name, flag) != ("wait_for_ready", None):
+                raise Misuse(f"{name} is True or False, not {flag!r}")
+        return Course(
+            self._keeper, outgoing, self.retry, self._budget, idempotent=idempotent,
+            patient=self._patient if wait_for_ready is None else wait_for_ready,
+            authority=self._shared_authority if authority is None else None,
+        )  # fmt: skip
 
     def _prepare(
         self,
@@ -269,7 +372,7 @@ class Link:
             f"{self.name}/request-{next(self._requests)}",
             method,
             "http" if self._tls is None else "https",
-            self.endpoint.authority if authority is None else authority,
+            self._authority if authority is None else authority,
             path,
             headers=headers,
             body=body,
@@ -279,99 +382,3 @@ class Link:
             max_body=self.limits.max_response_body if max_body is None else max_body,
             protocol=protocol,
         )
-
-    async def _routed(self, outgoing: Outgoing) -> tuple[Outgoing, Route]:
-        """A connection, made in the time that the whole request has; and the request with what is left of that."""
-        timeout = outgoing.timeout
-        if (route := self._route) is not None:
-            return outgoing, route
-        if timeout is None:
-            return outgoing, await self._connected()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + timeout
-        try:
-            async with asyncio.timeout_at(until):
-                route = await self._connected()
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"{outgoing.name} had no connection to {self.endpoint} within {timeout:g} s"
-            ) from None
-        return evolve(outgoing, timeout=max(until - loop.time(), 0.001)), route
-
-    async def _connected(self) -> Route:
-        """The way to a connection that takes requests; all who wait share one attempt to make it."""
-        if self._closed is not None:
-            raise Closed(str(self._closed))
-        if self._route is not None:
-            return self._route
-        if self._dialling is None:
-            self._dialling = asyncio.get_running_loop().create_task(self._dial(), name=f"{self.name}/dial")
-            self._dialling.add_done_callback(self._dialled)
-        attempt = self._dialling
-        await asyncio.wait((attempt,))  # leaves the attempt alone when its caller is cancelled
-        if attempt.cancelled():
-            raise Closed(f"the link to {self.endpoint} was closed")
-        return attempt.result()
-
-    def _dialled(self, task: asyncio.Task[Route]) -> None:
-        self._dialling = None
-        if not task.cancelled():
-            task.exception()  # whoever waited has got it; where nobody did, nobody wants it
-
-    async def _dial(self) -> Route:
-        endpoint, limits = self.endpoint, self.limits
-        protocol = await dial(
-            self.tracer, host=endpoint.host, port=endpoint.port, path=endpoint.path, timeout=limits.connect_timeout,
-            tls=self._tls,
-        )  # fmt: skip
-        name = f"{self.name}/connection-{next(self._dials)}"
-        ready: Reply[None] = Reply()
-        leaving = False
-
-        def hear(news: ConnectionNews) -> None:
-            nonlocal leaving
-            match news:
-                case ConnectionReady():
-                    ready.tell(None)
-                case ConnectionDraining():
-                    leaving = True
-                    self._leave(route)
-                case AlternativeOffered(_, origin, value):
-                    if origin.decode("latin-1") not in self.alternatives and len(self.alternatives) >= MAX_ALTERNATIVES:
-                        del self.alternatives[next(iter(self.alternatives))]
-                    self.alternatives[origin.decode("latin-1")] = value.decode("latin-1")
-                case StreamsCut() | PeerAllows() | ConnectionSuspect() | ConnectionAlive():
-                    pass  # whoever had one was told
-                case _:
-                    assert_never(news)
-
-        def ended(exited: Exited) -> None:
-            self._leave(route)
-            self._connections.pop(name, None)
-            reason = first_cause(exited.reason)
-            ready.fail(reason if isinstance(reason, LinkError) else closed_error(name, reason))
-
-        connection = ClientConnection(
-            name,
-            protocol.transport,
-            peer=protocol.peer,
-            limits=limits,
-            owner=Ref(name, hear),
-            push=self._push,
-            tracer=self.tracer,
-        )
-        route = Route(connection.ref, protocol.peer, connection.wire.terms, self.tracer, pushes=self._push)
-        self._connections[name] = connection
-        protocol.attach(connection.start(Ref(name, ended)))
-        await ready.wait()
-        if connection.exited is not None:  # gone in the same breath
-            reason = first_cause(connection.exited.reason)
-            raise reason if isinstance(reason, LinkError) else closed_error(name, reason)
-        if self._closed is None and not leaving:
-            self._route = route
-        return route
-
-    def _leave(self, route: Route) -> None:
-        """Send no more requests over a connection that ends."""
-        if self._route is route:
-            self._route = None

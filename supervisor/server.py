@@ -1,4 +1,4 @@
-"""A server: a listener, its connections, and a drain when it is left."""
+"""A server: a listener, its connections, their figures, and a drain when it is left."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,11 +17,14 @@ from actors.bodies import serve
 from actors.errors import Closed, LinkError, Misuse
 from actors.listener import Acceptor, ListenerActor, listen
 from actors.mailbox import closed_error
+from actors.memory import check_quota
 from actors.messages import ActorState, ChangeLimits, Drain, Socket
 from actors.server_stream import Handler
-from actors.settings import Limits, Tls, check_debug, check_limits
+from actors.settings import Health, Limits, Tls, check_debug, check_health, check_limits
 from actors.tls import TlsSide, server_side
 from actors.trace import Tracer
+from supervisor.health import PingMonitor, PingStrikes
+from supervisor.stats import ServerStats
 
 _numbers: Final = itertools.count(1)
 
@@ -31,6 +35,10 @@ class DrainReport:
 
     cut: tuple[str, ...]
     """The names of the streams that had not finished when their time was up."""
+    finished: int = 0
+    """Streams that ended before, from the beginning of the drain on."""
+    seconds: float = 0.0
+    """How long it took, until the last connection was closed."""
 
 
 class Server:
@@ -49,10 +57,12 @@ class Server:
         path: str | None = None,
         tls: Tls | None = None,
         limits: Limits | None = None,
+        health: Health | None = None,
     ) -> None:
         """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``.
 
-        The files that ``tls`` names are read at once, and never again.
+        The files that ``tls`` names are read at once, and never again. ``health`` says when silent clients are asked
+        for a sign of life, and how often clients may ask us.
         """
         if type(port) is not int or not 0 <= port <= 65_535:
             raise Misuse(f"a port is from 0 to 65535, not {port!r}")
@@ -61,6 +71,8 @@ class Server:
         if not isinstance(host, str) or not host:
             raise Misuse(f"a host is a name or an address, not {host!r}: 127.0.0.1 for this machine, 0.0.0.0 for all")
         self.limits = limits if limits is not None else Limits()
+        self.health = health if health is not None else Health()
+        check_health(self.health)
         self.tracer = Tracer()
         """The hook that sees every message of the server's actors."""
         self.host = host
@@ -68,10 +80,17 @@ class Server:
         self._port = port
         self._tls: TlsSide | None = server_side(tls, self.limits) if tls is not None else None
         self._listener = ListenerActor(
-            f"server-{next(_numbers)}", serve(handler), limits=self.limits, tracer=self.tracer, released=self._released
-        )
+            f"server-{next(_numbers)}", serve(handler), limits=self.limits, tracer=self.tracer, released=self._released,
+            monitor=partial(PingMonitor, self.health), doorkeeper=partial(PingStrikes, self.health),
+        )  # fmt: skip
         self._sockets: Acceptor | None = None
         self._entered = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._began: float | None = None
+        self._ended: float | None = None
+        self._closing: float | None = None
+        self._before = 0
+        """Handlers that had ended when it began to close."""
 
     @property
     def port(self) -> int:
@@ -97,15 +116,32 @@ class Server:
             raise Closed("the server is not running")
         return await get_state(self._listener.ref)
 
+    def stats(self) -> ServerStats:
+        """Its figures as they are, at any time: also before it is entered, and once it is closed."""
+        now = self._loop.time() if self._loop is not None else 0.0
+        if self._began is None:
+            state, uptime = "new", 0.0
+        elif self._ended is not None:
+            state, uptime = "closed", self._ended - self._began
+        else:
+            state, uptime = "serving" if self._closing is None else "draining", now - self._began
+        listener = self._listener
+        return ServerStats.of(
+            listener.measure(now), listener.round_trips(), state=state, uptime=uptime, totals=listener.totals,
+            quota=listener.quota, surplus=listener.surplus,
+        )  # fmt: skip
+
     async def __aenter__(self) -> Self:
         if self._entered:
             raise Misuse("a Server serves once: make another")
         self._entered = True
         self._sockets = await listen(
             self.tracer, self._listener.connected, host=self.host, port=self._port, path=self.path,
-            limits=self.limits, tls=self._tls,
+            limits=self.limits, tls=self._tls, refused=self._listener.totals.refuse,
         )  # fmt: skip
         self._listener.start()
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         return self
 
     def _released(self, socket: Socket) -> None:
@@ -128,9 +164,10 @@ class Server:
         """Let other limits hold: for later connections at once, for those that are open as each acknowledges them.
 
         Does not wait for the clients, which may take their time. What a listener was made for, such as
-        ``max_connections``, stays.
+        ``max_connections``, stays; ``peer_bytes`` holds from the next connection of a peer on where there was none.
         """
         check_limits(limits)
+        check_quota(limits)
         self.limits = limits
         self._listener.tell(ChangeLimits(limits))
 
@@ -138,7 +175,7 @@ class Server:
         """Drain for ``drain`` seconds (``limits.drain_timeout``) and close; the second call waits for the first.
 
         ``debug`` goes into each GOAWAY, for the people who look after the clients; of it the first 512 bytes are sent.
-        Returns what did not finish. Cancelling it closes at once. Raises Misuse for a time that is none.
+        Returns what did and did not finish. Cancelling it closes at once. Raises Misuse for a time that is none.
         """
         check_debug(debug)
         if drain is not None and (type(drain) not in (int, float) or not drain >= 0):
@@ -151,6 +188,9 @@ class Server:
                 with suppress(FileNotFoundError):
                     os.unlink(self.path)
         seconds = self.limits.drain_timeout if drain is None else drain
+        loop, quota = asyncio.get_running_loop(), self._listener.quota
+        if self._closing is None:
+            self._closing, self._before = loop.time(), quota.begun - quota.handlers
         closed: LinkError = Closed("the server was closed")
         try:
             self._listener.ref.tell(Drain(seconds, closed, debug))
@@ -163,4 +203,7 @@ class Server:
             raise
         finally:
             await self._sockets.wait_closed()
-        return DrainReport(tuple(self._listener.cut))
+            if self._ended is None:
+                self._ended = loop.time()
+        cut = tuple(self._listener.cut)
+        return DrainReport(cut, quota.begun - self._before - len(cut), self._ended - self._closing)

@@ -74,6 +74,17 @@ def test_the_example_of_tls_names_the_client(tmp_path: Path) -> None:
     assert "(('commonName', 'ann'),)" in done.stdout
 
 
+def test_the_example_of_an_own_actor_crashes_and_goes_on() -> None:
+    done = run("-m", "examples.own_actor")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "ada: 1815",
+        "bob: cache has ended: 'bob'",
+        "cache: running, restarts: 1, because of KeyError('bob')",
+        "bob: 1923",
+    ]
+
+
 def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
     shown = [code for kind, code in blocks() if kind == "python" and code not in dict(programs())]
     assert len(shown) == 1
@@ -81,7 +92,7 @@ def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
 
 
 def test_each_example_is_run_by_a_test() -> None:
-    run_by_tests = {"hello", "core", "whoami"}  # hello is served by the tests of the command line
+    run_by_tests = {"hello", "core", "whoami", "own_actor"}  # hello is served by the tests of the command line
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} == run_by_tests
 
 

@@ -37,7 +37,7 @@ async def test_an_alternative_that_a_handler_offers_reaches_the_link() -> None:
 
     async with linked(handler) as link:
         await link.request("GET", "/")
-        assert link.alternatives == {"https://other.test": OTHER, link.endpoint.authority: 'h2=":8443"'}
+        assert link.alternatives == {"https://other.test": OTHER, link.endpoints[0].authority: 'h2=":8443"'}
 
 
 async def test_an_offer_goes_out_on_the_stream_or_for_an_origin_on_the_connection() -> None:

@@ -40,7 +40,7 @@ async def pushed_to(limits: Limits | None = None) -> AsyncIterator[tuple[Link, R
 
 def asked(link: Link, method: str = "GET", path: str = "/pushed", *extra: tuple[str, str]) -> Fields:
     """A promised request that the link may be answered."""
-    return frames.request(method, path, *extra, authority=link.endpoint.authority)
+    return frames.request(method, path, *extra, authority=link.endpoints[0].authority)
 
 
 def promise(peer: RawPeer, parent: int, stream_id: int, fields: Fields) -> None:
@@ -97,7 +97,7 @@ async def test_pushes_are_iterated_and_read_with_body_and_trailers() -> None:
             (2, "GET", "/a", "http"),
             (4, "HEAD", "/b", "http"),
         ]
-        assert seen[0].authority == link.endpoint.authority
+        assert seen[0].authority == link.endpoints[0].authority
         assert seen[0].request_headers["accept"] == "x"
         assert (await seen[0].response()).status == 203
         assert await seen[0].read() == b"body"
@@ -182,7 +182,7 @@ async def test_a_promise_that_no_server_may_make_costs_only_itself(fields: Field
     """S12: RFC 9113, 8.4 and 8.4.1."""
     async with pushed_to() as (link, peer), link.stream("GET", "/") as stream:
         await peer.expect_headers(1)
-        ours = link.endpoint.authority.encode()
+        ours = link.endpoints[0].authority.encode()
         promise(peer, 1, 2, [(name, ours if value == b"test" else value) for name, value in fields])
         promise(peer, 1, 4, asked(link, "GET", "/good"))
         assert (await first(stream)).path == "/good"

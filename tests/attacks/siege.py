@@ -9,7 +9,7 @@ from typing import Final
 
 from actors.memory import pool_of
 from actors.server_stream import ServerStream
-from actors.settings import Limits, MiB
+from actors.settings import Health, Limits, MiB
 from actors.trace import Recorder
 from supervisor.server import Server
 from tests.support import frames
@@ -22,6 +22,8 @@ POST: Final = frames.encode(frames.request("POST", "/hold"))
 READ: Final = frames.encode(frames.request("POST", "/read"))
 DOWNLOAD: Final = frames.encode(frames.request("GET", "/download"))
 PIECE: Final = bytes(64 * 1024)
+PATIENT: Final = Health(least_ping_interval=0)
+"""Takes all PINGs: the peers here use them as barriers."""
 PATIENCE: Final = 0.05
 """Seconds within which a bystander must be served."""
 
@@ -100,7 +102,7 @@ class Siege:
 async def besieged(limits: Limits, values: Mapping[int, int] | None = None) -> AsyncIterator[Siege]:
     """A server with these limits, after the handshakes; the attacker's says ``values``."""
     recorder = Recorder(64 * MiB)
-    async with Server(handler, limits=limits) as server:
+    async with Server(handler, limits=limits, health=PATIENT) as server:
         server.tracer.attach(recorder)
         async with (
             await RawPeer.connect("127.0.0.1", server.port) as attacker,

@@ -13,7 +13,7 @@ from actors.server_stream import ServerStream
 from actors.settings import KiB, Limits, MiB
 from actors.stream import StreamActor
 from supervisor.server import Server
-from tests.attacks.siege import GET, POST, held
+from tests.attacks.siege import GET, PATIENT, POST, held
 from tests.interop.bodies import resident_bytes
 from tests.support import frames
 from tests.support.frames import Code, RawPeer, Setting, Type
@@ -70,7 +70,10 @@ async def test_peers_that_do_not_read_fill_what_the_process_has_and_no_more() ->
             await stream.send(bytes(32 * KiB))
         await stream.end()
 
-    async with Server(sends, limits=LIMITS) as server, crowd(server, {Setting.INITIAL_WINDOW_SIZE: 0}) as peers:
+    async with (
+        Server(sends, limits=LIMITS, health=PATIENT) as server,
+        crowd(server, {Setting.INITIAL_WINDOW_SIZE: 0}) as peers,
+    ):
         before = resident_bytes()
         for peer in peers:
             peer.send(opening(GET, end=True))
@@ -105,7 +108,7 @@ async def test_handlers_that_collect_bodies_fill_what_the_process_has_and_no_mor
     async def collects(stream: ServerStream) -> None:
         await stream.respond(200, body=b"%d" % len(await stream.read()))
 
-    async with Server(collects, limits=LIMITS) as server, crowd(server) as peers:
+    async with Server(collects, limits=LIMITS, health=PATIENT) as server, crowd(server) as peers:
         before = resident_bytes()
         for peer in peers:
             await _upload(peer)

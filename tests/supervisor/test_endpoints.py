@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from actors.errors import Misuse
-from supervisor.endpoints import Endpoint, parse_bind, parse_url
+from supervisor.endpoints import Endpoint, parse_bind, parse_url, parse_urls
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,56 @@ def test_credentials_in_a_url_are_refused_and_not_shown() -> None:
     with pytest.raises(Misuse, match="authorization header") as caught:
         parse_url("http://user:hunter2@service")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoints"),
+    [
+        ("http://a", (Endpoint("a", 80),)),
+        (["http://a"], (Endpoint("a", 80),)),
+        (("https://b/", "https://a:8443"), (Endpoint("b", 443, secure=True), Endpoint("a", 8443, secure=True))),
+        (["http://a:1", "http://a:2", "unix:/s"], (Endpoint("a", 1), Endpoint("a", 2), Endpoint(path="/s"))),
+        (["https://a", "unix:/s"], (Endpoint("a", 443, secure=True), Endpoint(path="/s"))),
+    ],
+)
+def test_a_service_is_one_url_or_several_in_their_order(url: str | list[str], endpoints: tuple[Endpoint, ...]) -> None:
+    assert parse_urls(url) == endpoints
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ([], "at least one"),
+        (["http://a", "http://A:80/"], "a:80 is given twice"),
+        (["unix:/s", "unix:/s"], "unix:/s is given twice"),
+        ("http://a/b", "a link is to a service, not to '/b'"),
+        (["http://a", "http://b/?c"], r"a link is to a service, not to '/\?c'"),
+        (["http://a", "https://b"], "http and https in one list"),
+        (["http://a", "b:80"], "bad URL 'b:80': write http://"),
+        (["http://a", None], "a URL is a str, not NoneType"),
+        (None, "a URL is a str, and several are a list of them, not NoneType"),
+        (b"http://a", "a URL is a str, .* not bytes"),
+        ({"http://a"}, "a URL is a str, .* not set"),
+    ],
+)
+def test_urls_that_are_no_service_say_why(url: Any, complaint: str) -> None:
+    with pytest.raises(Misuse, match=complaint) as caught:
+        parse_urls(url)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "numeric"),
+    [
+        (Endpoint("127.0.0.1", 80), True),
+        (Endpoint("::1", 80), True),
+        (Endpoint(path="/s"), True),
+        (Endpoint("localhost", 80), False),
+        (Endpoint("127.0.0.1.test", 80), False),
+    ],
+)
+def test_an_endpoint_knows_whether_it_must_be_looked_up(endpoint: Endpoint, numeric: bool) -> None:
+    assert endpoint.numeric is numeric
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A link: what users hold, against our own server and against a raw peer."""
 
 import asyncio
+import itertools
 import socket
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -12,7 +13,6 @@ from actors.errors import (
     Closed,
     ConnectFailed,
     DeadlineExceeded,
-    GoAway,
     LinkError,
     Misuse,
     Outcome,
@@ -20,7 +20,7 @@ from actors.errors import (
     TransportLost,
 )
 from actors.server_stream import ServerStream
-from actors.settings import Limits
+from actors.settings import Backoff, Limits
 from supervisor.link import Link
 from supervisor.server import Server
 from tests.support import frames
@@ -43,10 +43,16 @@ def test_a_url_that_cannot_be_linked_to_is_misuse(url: Any) -> None:
         Link(url)
 
 
-@pytest.mark.parametrize("connections", [0, 2, -1, None, "1"])
-def test_more_than_one_connection_is_refused_in_this_version(connections: Any) -> None:
-    with pytest.raises(Misuse, match="1 connection"):
+@pytest.mark.parametrize("connections", [0, -1, None, "1", True, 1.0, 100_000])
+def test_an_impossible_number_of_connections_is_misuse(connections: Any) -> None:
+    with pytest.raises(Misuse, match="connections is a number from 1"):
         Link("http://h", connections=connections)
+
+
+@pytest.mark.parametrize("most", [1, 0, "3", True, 100_000])
+def test_a_bound_below_the_connections_is_misuse(most: Any) -> None:
+    with pytest.raises(Misuse, match="max_connections is a number from connections"):
+        Link("http://h", connections=2, max_connections=most)
 
 
 async def test_nobody_listening_is_one_clear_error() -> None:
@@ -56,7 +62,7 @@ async def test_nobody_listening_is_one_clear_error() -> None:
         link = Link(f"http://127.0.0.1:{port}")
         with pytest.raises(ConnectFailed, match="is the server running"):
             await link.__aenter__()
-        with pytest.raises(ConnectFailed):
+        with pytest.raises(Closed, match="was closed"):
             await link.request("GET", "/")
         await link.close()
 
@@ -168,12 +174,13 @@ async def test_it_dials_again_after_the_server_restarted() -> None:
     assert caught.value.outcome is Outcome.NOT_SENT
     for _ in range(3):
         async with Server(answer, port=port):
-            assert (await link.request("GET", "/")).body == b"answer"
+            link.connect_now()
+            assert (await link.request("GET", "/", wait_for_ready=True)).body == b"answer"
     await link.close()
 
 
 async def test_a_connection_that_goes_away_is_replaced_while_its_streams_finish() -> None:
-    """G1: streams at or below the last go on; the next request goes over a new connection."""
+    """G1: streams at or below the last go on; the one above it goes over a new connection."""
     async with RawPeer.listen() as listener:
         link = Link(f"http://127.0.0.1:{listener.port}")
         asking = [asyncio.create_task(link.request("GET", "/")) for _ in range(2)]
@@ -181,23 +188,19 @@ async def test_a_connection_that_goes_away_is_replaced_while_its_streams_finish(
         await first.handshake()
         await first.expect_headers(3)
         first.send(goaway(1))
-        with pytest.raises(GoAway) as caught:
-            await asking[1]
-        assert caught.value.outcome is Outcome.UNPROCESSED
-        again = asyncio.create_task(link.request("GET", "/again"))
         second = await listener.accept()
         await second.handshake()
         await second.expect_headers(1)
         second.send(headers(1, OK, end_stream=True))
-        assert (await again).status == 200
+        assert (await asking[1]).status == 200
         first.send(headers(1, OK) + data(1, b"finished", end_stream=True))
         assert (await asking[0]).body == b"finished"
         await first.expect_end()
         await link.close()
 
 
-async def test_a_lost_connection_fails_what_is_open_and_the_next_request_dials() -> None:
-    """L7."""
+async def test_a_lost_connection_fails_what_is_open_and_what_was_not_sent_goes_over_the_next() -> None:
+    """L7, X1, X2."""
     async with RawPeer.listen() as listener:
         link = Link(f"http://127.0.0.1:{listener.port}")
         asking = [asyncio.create_task(link.request("GET", "/")) for _ in range(20)]
@@ -205,16 +208,35 @@ async def test_a_lost_connection_fails_what_is_open_and_the_next_request_dials()
         await first.handshake({Setting.MAX_CONCURRENT_STREAMS: 5})
         await first.expect_headers(9)
         first.abort()
-        results = await asyncio.gather(*asking, return_exceptions=True)
-        assert all(isinstance(result, TransportLost) for result in results)
-        outcomes = [result.outcome for result in results if isinstance(result, LinkError)]
-        assert outcomes == [Outcome.MAYBE_PROCESSED] * 5 + [Outcome.NOT_SENT] * 15
-        again = asyncio.create_task(link.request("GET", "/again"))
+        done, waiting = await asyncio.wait(asking, return_when=asyncio.FIRST_EXCEPTION)
+        assert waiting == set(asking[5:])
+        for task in done:
+            assert isinstance(error := task.exception(), TransportLost)
+            assert error.outcome is Outcome.MAYBE_PROCESSED
         second = await listener.accept()
         await second.handshake()
-        await second.expect_headers(1)
-        second.send(headers(1, OK, end_stream=True))
-        assert (await again).status == 200
+        for stream_id in range(1, 31, 2):
+            await second.expect_headers(stream_id)
+            second.send(headers(stream_id, OK, end_stream=True))
+        assert [(await task).status for task in asking[5:]] == [200] * 15
+        await link.close()
+
+
+@pytest.mark.virtual_time
+async def test_a_peer_that_drops_each_new_connection_is_dialled_again_after_waits_that_grow() -> None:
+    async with RawPeer.listen() as listener:
+        link = Link(f"http://127.0.0.1:{listener.port}", backoff=Backoff(jitter=0))
+        asking = asyncio.create_task(link.request("GET", "/", wait_for_ready=True))
+        times = []
+        for _ in range(5):
+            peer = await listener.accept()
+            times.append(asyncio.get_running_loop().time())
+            await peer.handshake()
+            await settle()
+            peer.abort()
+        waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert waits == pytest.approx([0, 1, 1.6, 2.56], abs=0.3)
+        asking.cancel()
         await link.close()
 
 

@@ -156,6 +156,43 @@ async def test_what_does_not_finish_is_cut_at_the_deadline() -> None:
         assert [str(cause) for cause in ended] == ["the server was closed"]
 
 
+@pytest.mark.virtual_time
+async def test_the_report_of_a_drain_tells_what_finished_what_was_cut_and_how_long_it_took() -> None:
+    """G3: of four streams one was over before, one finishes after 2 s, one is new, and one is cut after 9 s."""
+
+    async def handler(stream: ServerStream) -> None:
+        if stream.path == "/late":
+            await stream.draining()
+            await asyncio.sleep(2)
+        elif stream.path == "/never":
+            await asyncio.Event().wait()
+        await stream.respond(200, body=b"fine")
+
+    async with Server(handler) as server, await RawPeer.connect("127.0.0.1", server.port) as peer:
+        await peer.handshake()
+        peer.send_headers(1, frames.request(), end_stream=True)
+        assert await peer.expect_body(1) == b"fine"
+        peer.send_headers(3, frames.request("GET", "/late"), end_stream=True)
+        peer.send_headers(5, frames.request("GET", "/never"), end_stream=True)
+        await until(lambda: server.stats().handlers == 2)
+        closing = [asyncio.create_task(server.close(9)) for _ in range(2)]
+        asked = await peer.expect(Type.PING)
+        peer.send_headers(7, frames.request(), end_stream=True)
+        peer.send(ping(asked.payload, ack=True))
+        assert await peer.expect_body(7) == b"fine"
+        assert await peer.expect_body(3, timeout=60) == b"fine"
+        report, again = await asyncio.gather(*closing)
+        assert [name.rpartition("/")[2] for name in report.cut] == ["stream-5"]
+        assert report.finished == 2
+        assert report.seconds == pytest.approx(9, abs=1.5)
+        assert again == report
+
+
+async def test_a_server_that_was_never_entered_has_nothing_to_report() -> None:
+    report = await Server(answer).close()
+    assert (report.cut, report.finished, report.seconds) == ((), 0, 0.0)
+
+
 def streams() -> int:
     """Streams of this process's servers, by their tasks."""
     return len([task for task in asyncio.all_tasks() if "/stream-" in task.get_name()])

@@ -5,7 +5,7 @@ import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, cast
 
 from hpack import Decoder
 
@@ -18,7 +18,7 @@ from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionLost, ConnectionNews, Peer
 from actors.server_stream import Handler
 from actors.serving import ServerConnection
-from actors.settings import Limits
+from actors.settings import Health, Limits
 from supervisor.link import Link
 from supervisor.server import Server
 from tests.interop.bodies import resident_bytes
@@ -40,8 +40,9 @@ async def linked(handler: Handler, *, limits: Limits | None = None) -> AsyncIter
 async def served(
     handler: Handler, values: Mapping[int, int] | None = None, *, limits: Limits | None = None
 ) -> AsyncIterator[RawPeer]:
-    """A raw client of a server of ours, after the handshake in which it said ``values``."""
-    async with Server(handler, limits=limits) as server, await RawPeer.connect("127.0.0.1", server.port) as peer:
+    """A raw client of a server of ours, after the handshake in which it said ``values``; it may send many PINGs."""
+    health = Health(least_ping_interval=0)
+    async with Server(handler, limits=limits, health=health) as server, await RawPeer.connect("127.0.0.1", server.port) as peer:
         await peer.handshake(values)
         yield peer
 
@@ -188,10 +189,16 @@ class Bench:
         )  # fmt: skip
 
 
+def connections_of(link: Link) -> list[ClientConnection]:
+    """The connections that a link has now."""
+    return [cast("ClientConnection", member.connection) for member in link._keeper.members.values()]
+
+
 class Census:
     """How many tasks, actors and objects live in this process, and how much memory they hold."""
 
     def __init__(self) -> None:
+        gc.collect()  # what others left behind
         self.tasks = len(asyncio.all_tasks())
         # Asking an abstract class for its instances makes it remember each class that it was asked about: ask first.
         self.actors = sum(isinstance(each, Actor) for each in gc.get_objects())

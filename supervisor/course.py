@@ -1,0 +1,202 @@
+"""The way of one request: waiting for a place, going over a connection, and going again where that is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from attrs import evolve
+
+from actors.addresses import Address
+from actors.bodies import Outgoing
+from actors.client_stream import ClientStream
+from actors.errors import (
+    DeadlineExceeded,
+    ErrorCode,
+    GoAway,
+    LinkError,
+    Misuse,
+    Outcome,
+    RemoteError,
+    StreamReset,
+    TransportError,
+)
+from actors.headers import Headers
+from actors.settings import Retry
+from supervisor.keeper import Keeper
+from supervisor.link_state import LinkState, States
+from supervisor.pool import Member, Phase, Waiter
+from supervisor.retry import Budget, Refusal, Repetitions, pushback, refused
+
+PUSHBACK: Final = "grpc-retry-pushback-ms"
+LEAST_TIME: Final = 0.001
+"""Seconds that an attempt gets even where the request's deadline has all but come."""
+_NO_FAULT: Final = frozenset((ErrorCode.NO_ERROR, ErrorCode.CANCEL))
+_AT_LEAST: Final = (Outcome.MAYBE_PROCESSED, Outcome.UNPROCESSED)
+
+
+class Course:
+    """One request's way through a link."""
+
+    __slots__ = (
+        "_authority", "_avoid", "_budget", "_idempotent", "_keeper", "_loop", "_outgoing", "_patient", "_repetitions",
+        "_retry", "_until", "_worst",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        outgoing: Outgoing,
+        retry: Retry,
+        budget: Budget,
+        *,
+        idempotent: bool,
+        patient: bool,
+        authority: bytes | None,
+    ) -> None:
+        """``authority`` is what ``outgoing`` says, if places of other names must be told theirs; None: it stays."""
+        self._keeper = keeper
+        self._outgoing = outgoing
+        self._retry = retry
+        self._budget = budget
+        self._idempotent = idempotent
+        self._patient = patient
+        self._authority = authority
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._until = None if outgoing.timeout is None else now + outgoing.timeout
+        self._avoid: tuple[Address, ...] = ()
+        self._repetitions: Repetitions | None = None
+        self._worst = Outcome.NOT_SENT
+        budget.requested(now)
+
+    # --- a place ------------------------------------------------------------------------------------------------------
+
+    def enter(self) -> Member[Address] | None:
+        """A place on a connection, if there is one now."""
+        return self._keeper.pool.enter(self._loop.time(), self._avoid)
+
+    async def wait(self) -> Member[Address]:
+        """A place on a connection, in the time that the whole request has. Raises what keeps it from having one."""
+        keeper, states = self._keeper, self._keeper.states
+        if states.state is LinkState.SHUTDOWN or (states.state is LinkState.TRANSIENT_FAILURE and not self._patient):
+            raise self._truthful(_unconnected(keeper.name, states))
+        place: asyncio.Future[Member[Address]] = self._loop.create_future()
+
+        def grant(member: Member[Address]) -> bool:
+            if place.done():
+                return False
+            place.set_result(member)
+            return True
+
+        def fail(error: LinkError) -> None:
+            if not place.done():
+                place.set_exception(self._truthful(error.with_outcome(Outcome.NOT_SENT)))
+
+        waiter = Waiter(grant, fail, patient=self._patient, avoid=self._avoid)
+        keeper.pool.queue(waiter)
+        try:
+            async with asyncio.timeout_at(self._until):
+                return await self._granted(place)
+        except TimeoutError:
+            what = "place on a connection" if keeper.pool.members else "connection"
+            raise self._truthful(
+                DeadlineExceeded(
+                    f"{self._outgoing.name} had no {what} to {keeper.where} within {self._outgoing.timeout:g} s"
+                )
+            ) from states.cause
+        finally:
+            keeper.pool.quit(waiter)
+
+    async def _granted(self, place: asyncio.Future[Member[Address]]) -> Member[Address]:
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and place.exception() is None:
+                self.leave(place.result())  # it came too late
+            raise
+
+    def leave(self, member: Member[Address]) -> None:
+        """Give the place back."""
+        self._keeper.pool.leave(member, self._loop.time())
+
+    def over(self, member: Member[Address]) -> Outgoing:
+        """The request as it goes over that connection, with what is left of its time."""
+        outgoing = self._outgoing
+        if self._authority is not None and member.authority != self._authority:
+            head = [(name, member.authority if name == b":authority" else value) for name, value in outgoing.head]
+            outgoing = evolve(outgoing, head=head)
+        if self._until is not None:
+            outgoing = evolve(outgoing, timeout=max(self._until - self._loop.time(), LEAST_TIME))
+        return outgoing
+
+    # --- how it went --------------------------------------------------------------------------------------------------
+
+    def answered(self, member: Member[Address], status: int, headers: Headers, trailers: Headers) -> None:
+        """A response came."""
+        member.proved = True
+        outliers, now = self._keeper.pool.outliers, self._loop.time()
+        if status < 500 and status != 429 and not trailers:
+            outliers.succeeded(member.key, now)
+            return
+        changed = False
+        if status >= 500:
+            changed = outliers.failed(member.key, now)
+        else:
+            outliers.succeeded(member.key, now)
+        if status in (429, 503) or PUSHBACK in trailers or PUSHBACK in headers:
+            seconds = pushback(status, headers, trailers, time.time())
+            changed = (seconds is not None and outliers.stay_away(member.key, seconds, now)) or changed
+        if changed:
+            self._keeper.pool.review(now)
+
+    def left(self, member: Member[Address], stream: ClientStream) -> None:
+        """A stream that was lent to its caller has been left."""
+        if stream.cause is not None:
+            self._blame(member, stream.cause)
+        elif stream.status:
+            self.answered(member, stream.status, stream.headers, Headers())
+
+    def again(self, member: Member[Address], error: LinkError) -> float:
+        """The seconds to wait before the next attempt, after this one failed. Raises the error if there is none."""
+        self._blame(member, error)
+        now = self._loop.time()
+        if self._repetitions is None:
+            body = self._outgoing.body
+            replayable = body is None or isinstance(body, (bytes, bytearray, memoryview, list, tuple))
+            self._repetitions = Repetitions(
+                self._retry, self._budget, idempotent=self._idempotent, replayable=replayable
+            )
+        if error.outcome in _AT_LEAST and self._worst is not Outcome.MAYBE_PROCESSED:
+            self._worst = error.outcome
+        moved = member.phase is not Phase.READY and self._keeper.states.state is not LinkState.SHUTDOWN
+        verdict = self._repetitions.decide(
+            error, now, self._until, moved=moved, untouched=error.outcome is Outcome.NOT_SENT
+        )
+        if isinstance(verdict, Refusal):
+            self._keeper.retries_refused[verdict.name] += 1
+            raise self._truthful(refused(error, verdict)) from error.__cause__
+        self._keeper.retries[error.outcome.value] += 1
+        self._avoid = (*self._avoid, member.key)
+        return verdict
+
+    def _truthful(self, error: LinkError) -> LinkError:
+        """The error with what is known of all attempts: one that may have been acted on is not undone by the next."""
+        worse = self._worst is Outcome.MAYBE_PROCESSED or (
+            self._worst is Outcome.UNPROCESSED and error.outcome is Outcome.NOT_SENT
+        )
+        return error.with_outcome(self._worst) if worse and error.outcome is not Outcome.COMPLETED else error
+
+    def _blame(self, member: Member[Address], error: LinkError) -> None:
+        """Count a failure against the place, where it is one of its own."""
+        code = error.code if isinstance(error, (StreamReset, GoAway)) else None
+        if isinstance(error, (RemoteError, TransportError)) and code not in _NO_FAULT:
+            now = self._loop.time()
+            if self._keeper.pool.outliers.failed(member.key, now):
+                self._keeper.pool.review(now)
+
+
+def _unconnected(name: str, states: States) -> LinkError:
+    cause = states.cause
+    return cause.with_outcome(Outcome.NOT_SENT) if cause is not None else Misuse(f"{name} is not connected")
