@@ -16,13 +16,13 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final, Never, assert_never
+from collections.abc import Callable
+from typing import ClassVar, Final, assert_never
 
 from attrs import frozen
 
-from actors.actor import BodyActor, Stop
-from actors.addresses import Address, Endpoint, resolve
+from actors.actor import Stop
+from actors.addresses import Address, Endpoint
 from actors.bodies import Route
 from actors.client import ClientConnection
 from actors.dialling import connect
@@ -43,11 +43,13 @@ from actors.messages import (
     StreamsCut,
 )
 from actors.settings import Backoff, Health, Limits
-from actors.stats import Quantiles, Recent, Totals
+from actors.stats import Recent, Totals
 from actors.tls import TlsSide, first_cause
 from actors.trace import Tracer
 from actors.transport import SocketProtocol
 from actors.turns import TurnActor
+from supervisor.attempts import Attempts
+from supervisor.errands import Errand, look_up
 from supervisor.health import PingMonitor
 from supervisor.link_state import LinkState, States
 from supervisor.orders import (
@@ -66,7 +68,7 @@ from supervisor.orders import (
 from supervisor.outliers import Outliers
 from supervisor.placing import order, uneven, wanted
 from supervisor.pool import PER_CONNECTION, Member, Phase, Pool
-from supervisor.restart import Delays, Intensity, Meter
+from supervisor.restart import Intensity, Meter
 from supervisor.stats import LinkStats
 
 logger: Final = logging.getLogger("muxlink.link")
@@ -78,25 +80,6 @@ RESOLVE_WHILE_DOWN: Final = 5.0
 TOO_MANY_PINGS: Final = b"too_many_pings"
 MAX_FACTOR: Final = 256.0
 """How much rarer PINGs become, at most, for servers that do not like them."""
-
-
-class Errand(BodyActor[Never]):
-    """Something that takes waiting, which a turn cannot do; what comes of it, it tells."""
-
-    __slots__ = ("_work",)
-
-    def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], tracer: Tracer) -> None:
-        super().__init__(name, tracer)
-        self._work = work
-
-    async def body(self) -> None:
-        try:
-            await self._work()
-        except LinkError as error:
-            raise Stop(error) from error
-
-    def fold(self, message: Never) -> None:
-        assert_never(message)
 
 
 @frozen
@@ -125,10 +108,9 @@ class Keeper(TurnActor[KeeperMessage]):
     """Keeps the connections of one link."""
 
     __slots__ = (
-        "_addresses", "_alternatives", "_asking", "_clock", "_closing", "_delays", "_dials", "_excused", "_factor",
-        "_failing", "_lost", "_meter", "_names", "_not_before", "_resolving", "_service", "_stale", "_trouble",
-        "_waking", "health", "limits", "members", "pool", "restarts", "retries", "retries_refused", "round_trips",
-        "states", "totals",
+        "_addresses", "_alternatives", "_asking", "_attempts", "_clock", "_closing", "_dials", "_factor", "_lost",
+        "_meter", "_names", "_resolving", "_service", "_stale", "_waking", "health", "limits", "members", "pool",
+        "restarts", "retries", "retries_refused", "round_trips", "states", "totals",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = KeeperMessage
@@ -173,14 +155,8 @@ class Keeper(TurnActor[KeeperMessage]):
         self._lost: dict[Address, float] = {}
         """Until when a place comes last in the order, because a dial that began with it ended elsewhere."""
         self._names: Counter[str] = Counter()
-        self._delays = Delays(service.backoff)
+        self._attempts = Attempts(service.backoff)
         self._meter = Meter(Intensity())
-        self._not_before = -math.inf
-        self._excused = False
-        """Whether a connection that had not proved itself was replaced at once since the last one that had."""
-        self._failing = False
-        """Whether the last attempt failed."""
-        self._trouble: LinkError | None = None
         self._waking = False
         self._asking: list[AskReady] = []
         self._factor = 1.0
@@ -277,37 +253,11 @@ class Keeper(TurnActor[KeeperMessage]):
 
     def stats(self) -> LinkStats:
         """What was counted; for who owns the keeper, between its turns."""
-        now, pool, totals = self._now(), self.pool, self.totals
-        connections = tuple(each.connection.measure(now) for each in self.members.values())
-        states = Counter(each.phase.value for each in self.members.values())
-        if self._dials:
-            states["dialling"] = len(self._dials)
-        rounds = [*self.round_trips.seconds]
-        for member in self.members.values():
-            rounds += list(member.connection.round_trips.seconds)[:1]
-        return LinkStats(
-            state=self.states.state.name,
-            cause=str(self.states.cause or ""),
-            addresses=tuple(str(each) for each in self._addresses),
-            addresses_aside=tuple(str(each) for each in self._addresses if pool.outliers.is_aside(each, now)),
-            connections_open=len(connections),
-            connections_by_state=dict(states),
-            restarts=dict(self.restarts),
-            requests_open=pool.load,
-            requests_queued=pool.waiting,
-            requests_total=pool.requests,
-            refusals=dict(pool.refusals),
-            retries=dict(self.retries),
-            retries_refused=dict(self.retries_refused),
-            streams_total=totals.streams + sum(each.streams_total for each in connections),
-            bytes_received=totals.bytes_received + sum(each.bytes_received for each in connections),
-            bytes_sent=totals.bytes_sent + sum(each.bytes_sent for each in connections),
-            bytes_held=sum(each.bytes_held for each in connections),
-            send_window=sum(each.send_window for each in connections),
-            receive_window=sum(each.receive_window for each in connections),
-            round_trips=Quantiles.of(rounds),
-            connection_stats=connections,
-        )
+        return LinkStats.of(
+            self.states, self._addresses, self.pool, self.members.values(), self.totals, now=self._now(),
+            dialling=len(self._dials), round_trips=self.round_trips.seconds, restarts=self.restarts,
+            retries=self.retries, retries_refused=self.retries_refused,
+        )  # fmt: skip
 
     # --- how many, and where ------------------------------------------------------------------------------------------
 
@@ -320,14 +270,14 @@ class Keeper(TurnActor[KeeperMessage]):
                 self.children[name].signal(Halt(Closed(f"{name} is needed no more")))
         if need <= 0:
             return
-        if now < self._not_before:
+        if not self._attempts.may_begin(now):
             if not self._waking:
                 self._waking = True
-                self.after(self._not_before - now, Wake())
+                self.after(self._attempts.not_before - now, Wake())
         elif self._stale:
             self._resolve()
         else:
-            for _ in range(1 if self._failing else need):
+            for _ in range(1 if self._attempts.failing else need):
                 self._dial(self._order(now))
 
     def _wanted(self) -> int:
@@ -358,7 +308,7 @@ class Keeper(TurnActor[KeeperMessage]):
 
     def _even_out(self, now: float) -> None:
         """Where one place has two connections more than another, make one there, and then let one go here."""
-        if self._failing or any(dial.losing is not None for dial in self._dials.values()):
+        if self._attempts.failing or any(dial.losing is not None for dial in self._dials.values()):
             return
         places = [each for each in self._addresses if not self.pool.outliers.is_aside(each, now)]
         if pair := uneven(places, self._counts()):
@@ -397,16 +347,7 @@ class Keeper(TurnActor[KeeperMessage]):
         endpoints, timeout = self._service.endpoints, self.limits.connect_timeout
 
         async def look() -> None:
-            found: list[Address] = []
-            unknown: list[Endpoint] = []
-            first: LinkError | None = None
-            for endpoint in endpoints:
-                try:
-                    found += await resolve(endpoint, timeout=timeout)
-                except ConnectFailed as error:
-                    unknown.append(endpoint)
-                    first = first or error
-            self.tell(Resolved(tuple(dict.fromkeys(found)), tuple(unknown), first))
+            self.tell(await look_up(endpoints, timeout))
 
         self.start_child(Errand(name, look, self.tracer))
 
@@ -469,7 +410,7 @@ class Keeper(TurnActor[KeeperMessage]):
     def _ready(self, name: str, max_streams: int) -> None:
         member, now = self.members[name], self._now()
         member.phase, member.since, member.limit = Phase.READY, now, max_streams
-        self._failing, self._trouble = False, None
+        self._attempts.succeeded()
         if member.replaces is not None:
             others = [each for each in self.pool.members if each.key == member.replaces]
             member.replaces = None
@@ -484,7 +425,7 @@ class Keeper(TurnActor[KeeperMessage]):
         member.is_probed = False
         if member.phase is Phase.SUSPECT:
             member.phase = Phase.READY
-            self._trouble = None
+            self._attempts.trouble = None
             self.pool.add(member, self._now())
         else:
             self.pool.refill(self._now())
@@ -492,7 +433,7 @@ class Keeper(TurnActor[KeeperMessage]):
     def _suspect(self, member: Member[Address]) -> None:
         if member.phase is Phase.READY:
             member.phase = Phase.SUSPECT
-            self._trouble = PingTimeout(f"{member.key} has not answered a PING for {self.health.suspect:g} s")
+            self._attempts.trouble = PingTimeout(f"{member.key} has not answered a PING for {self.health.suspect:g} s")
             self.pool.remove(member)
 
     def _draining(self, member: Member[Address], reason: LinkError) -> None:
@@ -508,17 +449,13 @@ class Keeper(TurnActor[KeeperMessage]):
         self._gone(member, reason)
 
     def _gone(self, member: Member[Address], reason: LinkError) -> None:
-        """A connection is to be replaced: at once if it had proved itself, or was the first that had not."""
-        lasted = self._now() - member.since if member.since is not None else -1.0
-        proved = member.proved or lasted >= self._service.backoff.initial
-        if proved or (lasted >= 0.0 and not self._excused):
-            self._trouble = reason
-            self._stale = self._has_names()
-            self._excused = not proved
-            if proved:
-                self._delays.reset()
-        elif member.replaces is None:
-            self._failed(reason)
+        """A connection is to be replaced."""
+        now = self._now()
+        if member.replaces is None:
+            lasted = now - member.since if member.since is not None else None
+            self._attempts.gone(reason, now, lasted=lasted, proved=member.proved)
+        self._stale = self._has_names()
+        self.pool.growing = False
 
     def _exited(self, name: str, reason: BaseException | None, *, crashed: bool) -> None:
         error = first_cause(reason)
@@ -541,18 +478,14 @@ class Keeper(TurnActor[KeeperMessage]):
             self._failed(error)
 
     def _failed(self, error: LinkError) -> None:
-        """An attempt failed: the next one waits, for all places together."""
-        now = self._now()
-        self._failing, self._trouble = True, error
+        """An attempt failed."""
+        self._attempts.failed(error, self._now())
         self._stale = self._has_names()
         self.pool.growing = False
-        if now >= self._not_before:
-            self._not_before = now + self._delays.next()
 
     def _hurry(self) -> None:
-        """Wait no longer."""
-        self._delays.reset()
-        self._not_before = -math.inf
+        """Wait no longer, and look at the addresses anew."""
+        self._attempts.hurry()
         self._stale = self._stale or self._has_names()
 
     def _has_names(self) -> bool:
@@ -566,12 +499,11 @@ class Keeper(TurnActor[KeeperMessage]):
 
     def _tick(self) -> None:
         now, interval = self._now(), self.limits.resolve_interval
-        self.after(min(interval, RESOLVE_WHILE_DOWN) if self._failing else interval, Tick())
+        self.after(min(interval, RESOLVE_WHILE_DOWN) if self._attempts.failing else interval, Tick())
         if self._has_names():
             self._resolve()
         if any(each.proved for each in self.pool.members):
-            self._delays.reset()
-            self._excused = False
+            self._attempts.forgive()
         self._trim()
         self._even_out(now)
 
@@ -579,17 +511,19 @@ class Keeper(TurnActor[KeeperMessage]):
         phases = {each.phase for each in self.members.values()}
         if Phase.READY in phases:
             state = LinkState.READY
-        elif self._dials or self._resolving or phases & {Phase.STARTING, Phase.SUSPECT} or not self._failing:
+        elif self._dials or self._resolving or phases & {Phase.STARTING, Phase.SUSPECT} or not self._attempts.failing:
             state = LinkState.CONNECTING
         else:
             state = LinkState.TRANSIENT_FAILURE
-        if not self.states.change(state, self._trouble, now):
+        if not self.states.change(state, self._attempts.trouble, now):
             return
         if state is LinkState.READY:
             logger.info("%s is ready", self.name)
-        elif state is LinkState.TRANSIENT_FAILURE and self._trouble is not None:
-            logger.warning("%s: %s; next attempt in %.1f s", self.name, self._trouble, self._not_before - now)
-            self.pool.fail(self._trouble)
+        elif state is LinkState.TRANSIENT_FAILURE and self._attempts.trouble is not None:
+            logger.warning(
+                "%s: %s; next attempt in %.1f s", self.name, self._attempts.trouble, self._attempts.not_before - now
+            )
+            self.pool.fail(self._attempts.trouble)
 
     def _answer(self, now: float) -> None:
         """Answer those who wait for a connection that is known to be alive."""
@@ -613,7 +547,7 @@ class Keeper(TurnActor[KeeperMessage]):
             members[0].is_probed = True
             members[0].route.connection.tell(SendPing())
         elif self.states.state is LinkState.TRANSIENT_FAILURE and not asked.patient:
-            asked.reply.fail(self._trouble or Closed(f"{self.name} is not connected"))
+            asked.reply.fail(self._attempts.trouble or Closed(f"{self.name} is not connected"))
             return True
         return False
 

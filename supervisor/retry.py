@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections import deque
 from collections.abc import Callable
 from email.utils import mktime_tz, parsedate_tz
 from random import random
@@ -53,56 +54,64 @@ class Budget:
     time saves up no more than ``per_second`` for one second and ``ratio`` of the requests of the last 10 s.
     """
 
-    __slots__ = ("_burst", "_from", "_left", "_rate", "_ratio", "_repeated", "_requested", "_second")
+    __slots__ = (
+        "_burst", "_ends", "_left", "_past_repeated", "_past_requested", "_rate", "_ratio", "_refilled", "_repeated",
+        "_requested",
+    )  # fmt: skip
 
     def __init__(self, retry: Retry) -> None:
         self._ratio, self._rate = retry.ratio, retry.per_second
         # A rate below one a second still lets one go at times.
         self._burst = max(self._rate, 1.0) if self._rate else 0.0
         self._left = self._burst
-        self._from: float | None = None
-        self._second = 0
-        self._requested = [0] * SECONDS
-        self._repeated = [0] * SECONDS
+        self._refilled = 0.0
+        self._ends: float | None = None
+        """When the second ends that is being counted; those before it are in the past ones."""
+        self._requested = self._repeated = 0
+        self._past_requested = deque([0] * (SECONDS - 1), SECONDS - 1)
+        self._past_repeated = deque([0] * (SECONDS - 1), SECONDS - 1)
 
     def requested(self, now: float) -> None:
         """Count a request as it is made; its repetitions are not counted here."""
-        second = int(now)
-        if second != self._second or self._from is None:
-            self._advance(second, now)
-        self._requested[second % SECONDS] += 1
+        if self._ends is None or now >= self._ends:
+            self._advance(now)
+        self._requested += 1
 
     def spend(self, now: float) -> bool:
         """Whether one repetition may go now; if so, it is counted."""
-        second = int(now)
-        if second != self._second or self._from is None:
-            self._advance(second, now)
+        if self._ends is None or now >= self._ends:
+            self._advance(now)
         # What comes back by itself goes first: more of it is lost by waiting.
         if self._take(now):
             return True
-        if sum(self._repeated) + 1 > self._ratio * sum(self._requested):
+        requested = sum(self._past_requested) + self._requested
+        repeated = sum(self._past_repeated) + self._repeated
+        if repeated + 1 > self._ratio * requested:
             return False
-        self._repeated[second % SECONDS] += 1
+        self._repeated += 1
         return True
 
     def _take(self, now: float) -> bool:
-        if self._from is not None and now > self._from:
-            self._left = min(self._burst, self._left + (now - self._from) * self._rate)
-            self._from = now
+        if now > self._refilled:
+            self._left = min(self._burst, self._left + (now - self._refilled) * self._rate)
+            self._refilled = now
         if self._left < 1.0:
             return False
         self._left -= 1.0
         return True
 
-    def _advance(self, second: int, now: float) -> None:
-        """Forget the seconds that have left the ring."""
-        if self._from is None:
+    def _advance(self, now: float) -> None:
+        """Begin to count another second, and forget those that are too long ago."""
+        second = int(now)
+        if self._ends is None:
             # The first burst is what the first second would have brought.
-            self._from = now + self._burst / self._rate if self._rate else now
-            self._second = second
-        for passed in range(max(self._second, second - SECONDS) + 1, second + 1):
-            self._requested[passed % SECONDS] = self._repeated[passed % SECONDS] = 0
-        self._second = second
+            self._refilled = now + self._burst / self._rate if self._rate else now
+        else:
+            for _ in range(min(second + 1 - int(self._ends), SECONDS)):
+                self._past_requested.append(self._requested)
+                self._past_repeated.append(self._repeated)
+                self._requested = self._repeated = 0
+        self._ends = second + 1.0
 
 
 class Refusal(enum.Enum):
@@ -218,11 +227,17 @@ def pushback(status: int, headers: Headers, trailers: Headers, wall: float) -> f
     1970, and ``grpc-retry-pushback-ms`` (gRFC A6); where there are several, the longest. A negative or malformed
     ``grpc-retry-pushback-ms`` forbids to repeat the request, and a link repeats none that was answered: None, too.
     """
-    asked = [_thousandths(value) for fields in (headers, trailers) for value in fields.all(b"grpc-retry-pushback-ms")]
-    if status in (429, 503):
-        asked += [_retry_after(value, wall) for value in headers.all(b"retry-after")]
-    seconds = [each for each in asked if each is not None]
-    return min(max(seconds), LONGEST_PUSHBACK) if seconds else None
+    asked: list[float | None] = []
+    for fields in (headers, trailers):
+        for name, value in fields:
+            if name == b"grpc-retry-pushback-ms":
+                asked.append(_thousandths(value))
+            elif name == b"retry-after" and status in (429, 503) and fields is headers:
+                asked.append(_retry_after(value, wall))
+    if not asked:
+        return None
+    seconds = max((each for each in asked if each is not None), default=None)
+    return None if seconds is None else min(seconds, LONGEST_PUSHBACK)
 
 
 def _number(value: bytes) -> float | None:

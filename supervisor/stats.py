@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 
 from attrs import field, frozen
 
+from actors.addresses import Address
 from actors.memory import Quota
 from actors.stats import ConnectionStats, Quantiles, Totals
+from supervisor.link_state import States
+from supervisor.pool import Member, Pool
 
 
 @frozen(kw_only=True)
@@ -145,3 +148,50 @@ class LinkStats:
     """Of the last PINGs over all connections, and of the first SETTINGS of those that are open."""
     connection_stats: tuple[ConnectionStats, ...] = field(repr=False)
     """One for each open connection."""
+
+    @classmethod
+    def of(
+        cls,
+        states: States,
+        addresses: Iterable[Address],
+        pool: Pool[Address],
+        members: Iterable[Member[Address]],
+        totals: Totals,
+        *,
+        now: float,
+        dialling: int,
+        round_trips: Iterable[float],
+        restarts: Mapping[str, int],
+        retries: Mapping[str, int],
+        retries_refused: Mapping[str, int],
+    ) -> LinkStats:
+        """Add up the connections that are there and the ``totals`` of the others."""
+        members, places = tuple(members), tuple(addresses)
+        connections = tuple(each.connection.measure(now) for each in members)
+        phases = Counter(each.phase.value for each in members)
+        if dialling:
+            phases["dialling"] = dialling
+        first = [seconds for each in members for seconds in tuple(each.connection.round_trips.seconds)[:1]]
+        return cls(
+            state=states.state.name,
+            cause=str(states.cause or ""),
+            addresses=tuple(str(each) for each in places),
+            addresses_aside=tuple(str(each) for each in places if pool.outliers.is_aside(each, now)),
+            connections_open=len(connections),
+            connections_by_state=dict(phases),
+            restarts=dict(restarts),
+            requests_open=pool.load,
+            requests_queued=pool.waiting,
+            requests_total=pool.requests,
+            refusals=dict(pool.refusals),
+            retries=dict(retries),
+            retries_refused=dict(retries_refused),
+            streams_total=totals.streams + sum(each.streams_total for each in connections),
+            bytes_received=totals.bytes_received + sum(each.bytes_received for each in connections),
+            bytes_sent=totals.bytes_sent + sum(each.bytes_sent for each in connections),
+            bytes_held=sum(each.bytes_held for each in connections),
+            send_window=sum(each.send_window for each in connections),
+            receive_window=sum(each.receive_window for each in connections),
+            round_trips=Quantiles.of([*round_trips, *first]),
+            connection_stats=connections,
+        )

@@ -19,9 +19,9 @@ ORDER = {
         *("transport", "dialling", "listener"),
     ),
     "supervisor": (
-        *("restart", "health", "outliers", "retry", "why", "tracing", "children", "tree", "endpoints", "link_state"),
-        *("stats", "placing", "pool", "orders", "keeper", "course", "link", "server", "control", "adapters"),
-        *("workers", "demo", "cli"),
+        *("restart", "health", "outliers", "retry", "attempts", "placing", "why", "tracing", "children", "tree"),
+        *("endpoints", "link_state", "pool", "stats", "orders", "errands", "keeper", "course", "link", "server"),
+        *("control", "adapters", "workers", "demo", "cli"),
     ),
 }
 RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package in ORDER for name in ORDER[package])}

@@ -80,7 +80,9 @@ async def direct(folder: Path, servers: int = 1, *, patient: bool = False) -> As
     """A link to server processes, when it has answered a while."""
     async with AsyncExitStack() as stack:
         started = [await stack.enter_async_context(server_process(folder, f"server-{n}")) for n in range(servers)]
-        load = Load(urls=tuple(server.url for server in started), patient=patient)
+        # Patience is for as long as a process takes to start on a machine that has much else to do.
+        urls = tuple(server.url for server in started)
+        load = Load(urls=urls, patient=patient, timeout=30.0 if patient else 4.0)
         async with watching(load) as record:
             await record.answers(WARM)
             stage = Stage(record, started)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import random
 import sys
@@ -37,8 +38,10 @@ CONNECTIONS: Final = 4
 LONGEST: Final = 2.5
 """Seconds that a fault lasts at most."""
 LONGEST_TIMEOUT: Final = 4.0
-WARM_UP: Final = 0.2
-"""The share of the time after which memory is as large as it should be."""
+WARM_UP: Final = 0.5
+"""The share of the time after which memory is as large as it should be; TLS takes a while to have all its buffers."""
+MOST_OBJECTS: Final = 3_000
+"""Objects that may be left in caches, of some 50,000."""
 RECOVERS: Final = 15.0
 """Seconds after the last fault within which all is well."""
 TICK: Final = 0.05
@@ -218,13 +221,15 @@ class Soak:
             self.lag = max(self.lag, loop.time() - due)
             self.ledger.slack = max(self.ledger.slack, 1.0 + self.lag)
 
-    def judge(self, tasks: int, files: int) -> list[str]:
+    def judge(self, tasks: int, files: int, objects: int) -> list[str]:
         """What is not as it should be, once the link is closed."""
         found = self.complaints + self.ledger.judge(service.server.log for service in self.services)
         if tasks > 0:
             found.append(f"{tasks} tasks are left: {', '.join(task.get_name() for task in asyncio.all_tasks())}")
         if files > 0:
             found.append(f"{files} descriptors are left")
+        if objects > MOST_OBJECTS:
+            found.append(f"{objects} objects are left")
         if self.grown > ROOM:
             found.append(f"memory has grown by {self.grown >> 20} MiB")
         return found
@@ -254,6 +259,12 @@ class Result:
     complaints: list[str]
 
 
+def _census() -> tuple[int, int, int]:
+    """How many tasks, descriptors and objects there are."""
+    gc.collect()
+    return len(asyncio.all_tasks()), descriptors(), len(gc.get_objects())
+
+
 async def soak(seed: int, seconds: float, folder: Path, *, tls: bool = False) -> Result:
     """One run, from nothing to nothing."""
     authority = Authority(folder) if tls else None
@@ -267,7 +278,7 @@ async def soak(seed: int, seconds: float, folder: Path, *, tls: bool = False) ->
             server = await stack.enter_async_context(server_process(folder, f"server-{number}", options=options))
             proxy = await stack.enter_async_context(Proxy(server.port))
             services.append(Service(server, proxy, random.Random(f"{seed}-{server.name}"), tls))
-        before = len(asyncio.all_tasks()), descriptors()
+        before = _census()
         load = Load(
             urls=tuple(service.proxy.url.replace("http", "https" if tls else "http") for service in services),
             connections=CONNECTIONS, cacert=None if authority is None else authority.file,
@@ -278,7 +289,7 @@ async def soak(seed: int, seconds: float, folder: Path, *, tls: bool = False) ->
         until = asyncio.get_running_loop().time() + 2.0
         while asyncio.get_running_loop().time() < until and len(asyncio.all_tasks()) > before[0]:  # noqa: ASYNC110
             await asyncio.sleep(TICK)  # the proxies' connections follow
-        complaints = run.judge(len(asyncio.all_tasks()) - before[0], descriptors() - before[1])
+        complaints = run.judge(*(after - was for after, was in zip(_census(), before, strict=True)))
         return Result(table=run.table(), complaints=complaints)
 
 

@@ -353,4 +353,4 @@ class SettingAside(RuleBasedStateMachine):
 
 
 TestSettingAside = SettingAside.TestCase
-TestSettingAside.settings = settings(stateful_step_count=80)
+TestSettingAside.settings = settings(stateful_step_count=80, deadline=None)

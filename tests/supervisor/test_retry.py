@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 from attrs import frozen
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -196,6 +196,7 @@ def test_an_error_that_speaks_for_itself_stays_as_it_is(why: Refusal) -> None:
     assert refused(REFUSED, why) is REFUSED
 
 
+@settings(deadline=None)
 @given(
     outcome=st.sampled_from(Outcome),
     error=st.sampled_from(
@@ -373,6 +374,11 @@ def test_retry_after_of_another_status_is_not(status: int) -> None:
     assert retry_after("7", status=status) is None
 
 
+def test_retry_after_in_trailers_comes_too_late_to_be_one() -> None:
+    """RFC 9110, 6.5.1."""
+    assert pushback(503, Headers(), Headers([("retry-after", "7")]), WALL) is None
+
+
 @pytest.fixture(params=["UTC", "Asia/Tokyo"])
 def _somewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TZ", request.param)
@@ -422,6 +428,7 @@ def test_where_a_reply_asks_in_several_ways_the_longest_holds() -> None:
 DATES: Final = st.from_regex(r"\A[A-Z][a-z]{2},? ?-?\d{1,12}[ -][A-Za-z]{3}[ -]\d{1,9} \d+:\d+(:\d+)? ?[+-]?\w*\Z")
 
 
+@settings(deadline=None)
 @given(st.sampled_from([200, 429, 503]), st.one_of(st.binary(max_size=60), DATES.map(str.encode)))
 def test_whatever_a_reply_says_the_answer_is_a_bounded_time_or_none(status: int, value: bytes) -> None:
     fields = Headers([("retry-after", value), ("grpc-retry-pushback-ms", value)])

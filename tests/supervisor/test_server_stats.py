@@ -176,6 +176,25 @@ async def test_a_full_process_is_named_as_the_limit_that_refused_a_stream() -> N
         peer.abort()
 
 
+async def test_connections_that_end_with_a_hasty_close_are_in_the_totals_as_well() -> None:
+    """G4: one that is cancelled closes at once, without a drain."""
+
+    async def waits(stream: ServerStream) -> None:
+        await asyncio.Event().wait()
+
+    async with Server(waits) as server, await RawPeer.connect(HERE, server.port) as peer:
+        await peer.handshake()
+        peer.send(frames.headers(1, GET, end_stream=True))
+        await until(lambda: server.stats().handlers == 1)
+        closing = asyncio.create_task(server.close())
+        await settle()
+        closing.cancel()
+        await asyncio.wait([closing])
+        stats = server.stats()
+        assert (stats.state, stats.connections_open, stats.connections_ended) == ("closed", 0, {"": 1})
+        assert (stats.streams_total, stats.handlers) == (1, 0)
+
+
 # --- health -----------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from actors.actor import Actor, Stop
 from actors.errors import Closed, LimitReached, Misuse, TransportLost
-from actors.messages import Kill
+from actors.mailbox import Ref
+from actors.messages import Exited, Kill, Watch
 from actors.settings import Backoff
 from supervisor.children import Proceed
 from supervisor.restart import ChildSpec, Intensity, OneForAll, OneForOne, Restart, RestForOne, Strategy
@@ -179,9 +180,13 @@ async def test_children_are_stopped_also_after_the_mailbox_overflowed_and_lost_o
     async def live() -> None:
         async with Supervisor([child("a", book, made=made), child("b", book, slow=1.0)]) as tree:
             await turns()
+
+            def flood(_: Exited) -> None:
+                for _ in range(tree.mailbox.bound):
+                    tree.tell(Proceed())
+
+            made[0].signal(Watch(Ref("flood", flood)))  # told right after the supervisor, which has not looked yet
             await made[0].stop()
-            for _ in range(tree.mailbox.bound + 1):
-                tree.tell(Proceed())
             await asyncio.sleep(60)
 
     with pytest.raises(LimitReached, match="overflowed"):
