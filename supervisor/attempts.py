@@ -14,9 +14,10 @@ from supervisor.restart import Delays
 class Attempts:
     """How the last attempts went, over all places of one service together."""
 
-    __slots__ = ("_delays", "_excused", "_proof", "failing", "not_before", "trouble")
+    __slots__ = ("_delays", "_excuses", "_left", "_proof", "failing", "not_before", "trouble")
 
-    def __init__(self, backoff: Backoff, random: Callable[[], float] = randomness) -> None:
+    def __init__(self, backoff: Backoff, excuses: int = 1, random: Callable[[], float] = randomness) -> None:
+        """``excuses``: connections that may be replaced at once without having proved themselves, until one has."""
         self.failing = False
         """Whether the last attempt failed."""
         self.not_before = -math.inf
@@ -25,7 +26,7 @@ class Attempts:
         """What went wrong last."""
         self._delays = Delays(backoff, random)
         self._proof = backoff.initial
-        self._excused = False
+        self._excuses = self._left = excuses
 
     def may_begin(self, now: float) -> bool:
         return now >= self.not_before
@@ -41,23 +42,24 @@ class Attempts:
             self.not_before = now + self._delays.next()
 
     def gone(self, error: LinkError, now: float, *, lasted: float | None, proved: bool) -> None:
-        """A connection is to be replaced: at once if it had proved itself, or is the first since that had not.
+        """A connection is to be replaced: at once if it had proved itself, or is excused.
 
         ``lasted`` is for how long it was ready, in seconds; None: never.
         """
         proved = proved or (lasted is not None and lasted >= self._proof)
-        if not proved and (lasted is None or self._excused):
+        if proved:
+            self.forgive()
+        elif lasted is None or not self._left:
             self.failed(error, now)
             return
+        else:
+            self._left -= 1
         self.trouble = error
-        self._excused = not proved
-        if proved:
-            self._delays.reset()
 
     def forgive(self) -> None:
         """All is well: the next failure is a first one."""
         self._delays.reset()
-        self._excused = False
+        self._left = self._excuses
 
     def hurry(self) -> None:
         """Wait no longer."""

@@ -155,7 +155,7 @@ class Keeper(TurnActor[KeeperMessage]):
         self._lost: dict[Address, float] = {}
         """Until when a place comes last in the order, because a dial that began with it ended elsewhere."""
         self._names: Counter[str] = Counter()
-        self._attempts = Attempts(service.backoff)
+        self._attempts = Attempts(service.backoff, service.connections)
         self._meter = Meter(Intensity())
         self._waking = False
         self._asking: list[AskReady] = []

@@ -263,7 +263,9 @@ async def test_a_black_holed_connection_is_dead_in_time_and_every_stream_is_told
 async def test_whoever_asks_an_idle_connection_that_is_dead_is_told_so() -> None:
     """H2, H7: a suspicion after half a second, the end after ten."""
     async with Watched() as bench:
-        await asyncio.sleep(1000)
+        await asyncio.sleep(1)
+        stall(30)  # of before the question: it puts nothing off
+        await asyncio.sleep(1)
         waiting = [bench.ask() for _ in range(3)]
         await asyncio.sleep(0.49)
         assert bench.health() == []

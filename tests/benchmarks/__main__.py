@@ -10,11 +10,12 @@ from types import FrameType
 
 from tests.benchmarks import flood, report, suite
 from tests.benchmarks.flood import Flood
-from tests.benchmarks.harness import BARE, NOISE, OURS, RECORDED, Benchmark, Failed, Running, started
+from tests.benchmarks.harness import NOISE, RECORDED, Benchmark, Failed, Running, started
 from tests.benchmarks.studies import Report as StudyReport
 from tests.benchmarks.studies import Study
 
 SECONDS = 3.0
+PAIRS = 7
 
 
 def _arguments() -> argparse.Namespace:
@@ -27,14 +28,14 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("name", choices=[*names, *single, "all"], metavar="NAME", help=", ".join([*names, "all"]))
     parser.add_argument("--json", action="store_true", help="print one JSON object a benchmark, one on each line")
-    parser.add_argument("--pairs", type=int, default=7, metavar="N", help="how often to run all variants (default 7)")
+    parser.add_argument("--pairs", type=int, metavar="N", help="how often to run all variants (default 7; idle and recovery 3)")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="how long a run takes, about (default 3; an attack of flood 10)"
+        "--seconds", type=float, metavar="S", help="how long a run takes, about (default 3; an attack of flood 10, idle 60)"
     )
     parser.add_argument("--recorder", action="store_true", help="measure ours with its flight recorder on as well")
     parser.add_argument("--noise", action="store_true", help="measure the bare loop against itself as well")
     asked = parser.parse_args()
-    if asked.pairs < 1 or not 0 < (asked.seconds or SECONDS) <= 60:
+    if (asked.pairs is not None and asked.pairs < 1) or not 0 < (asked.seconds or SECONDS) <= 60:
         parser.error("at least 1 pair, and more than 0 and at most 60 seconds a run")
     return asked
 
@@ -51,20 +52,20 @@ def _run(asked: argparse.Namespace, benchmark: Benchmark | Study | Flood) -> Non
             with started(benchmark, seconds=asked.seconds or SECONDS, extra=extra) as running:
                 _compare(asked, running)
         case Study():
-            with benchmark.open(asked.seconds or SECONDS) as begun:
-                _study(asked, StudyReport(benchmark, begun, (BARE, OURS, *extra)))
+            with benchmark.open(asked.seconds or benchmark.seconds) as begun:
+                _study(asked, StudyReport(benchmark, begun, (*benchmark.variants, *extra)))
         case Flood():
             _flood(asked, benchmark, asked.seconds or flood.SECONDS)
 
 
 def _compare(asked: argparse.Namespace, running: Running) -> None:
     if asked.json:
-        print(json.dumps(report.as_json(running, list(running.pairs(asked.pairs)))), flush=True)
+        print(json.dumps(report.as_json(running, list(running.pairs(asked.pairs or PAIRS)))), flush=True)
         return
     table = report.Table(running)
     print(table.heading(), flush=True)
     pairs = []
-    for number, pair in enumerate(running.pairs(asked.pairs), 1):
+    for number, pair in enumerate(running.pairs(asked.pairs or PAIRS), 1):
         pairs.append(pair)
         print(table.row(number, pair), flush=True)
     print(table.summary(pairs), flush=True)
@@ -73,7 +74,7 @@ def _compare(asked: argparse.Namespace, running: Running) -> None:
 def _study(asked: argparse.Namespace, study: StudyReport) -> None:
     if not asked.json:
         print(study.heading(), flush=True)
-    for number, pair in enumerate(study.rounds(asked.pairs), 1):
+    for number, pair in enumerate(study.rounds(asked.pairs or study.study.pairs), 1):
         if not asked.json:
             print(study.rows(str(number), pair), flush=True)
     print(json.dumps(study.as_json()) if asked.json else study.summary(), flush=True)

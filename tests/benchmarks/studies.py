@@ -1,16 +1,16 @@
-"""A study: several figures of one run, of both variants, each with the bar that it must meet."""
+"""A study: several figures of one run, of each variant, and the bars that ours must meet."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from attrs import field, frozen
 
 from tests.benchmarks import report
-from tests.benchmarks.harness import OURS
+from tests.benchmarks.harness import BARE, NOISE, OURS, RECORDED
 
 Take = Callable[[str], dict[str, float]]
 """Runs a variant, and returns its figures by name."""
@@ -31,16 +31,83 @@ class Figure:
     factor: float = 1
     """What turns what was measured into the unit."""
     digits: int = 0
+    alone: bool = False
+    """Whether the bar is for the figure as it is, whatever the bare loop's."""
+    least: bool = False
+    """Whether the bars are the least that ours may be."""
+    always: bool = False
+    """Whether each run must meet the bar, and not only their median."""
+    rivals: Mapping[str, float] = field(factory=dict)
+    """The bars of the ratios to other variants than the bare loop."""
 
-    def compared(self, pair: Taken, variant: str) -> float:
-        ours, bare = pair[variant][self.name], next(iter(pair.values()))[self.name]
-        return (ours - bare) * self.factor if self.beyond else ours / bare
+    def compared(self, pair: Taken, variant: str, other: str | None = None) -> float:
+        """How a variant stands to another one, which is the first unless said."""
+        ours, others = pair[variant][self.name], pair[other or next(iter(pair))][self.name]
+        return (ours - others) * self.factor if self.beyond else ours / others
 
     def show(self, measured: float) -> str:
         return f"{measured * self.factor:,.{self.digits}f}"
 
     def show_compared(self, compared: float) -> str:
         return f"{compared:+,.{self.digits}f}" if self.beyond else f"{compared:.2f}"
+
+
+@frozen
+class Verdict:
+    """What all runs together say of one figure of one variant."""
+
+    figure: Figure
+    variant: str
+    other: str | None
+    """What it is compared with; None where it stands alone."""
+    bar: float | None
+    values: Sequence[float]
+    """One of each run, in the unit where it is not a ratio."""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; None without one."""
+        if self.bar is None:
+            return None
+        figure = self.figure
+        counts = (min if figure.least else max)(self.values) if figure.always else self.median
+        return counts >= self.bar if figure.least else counts <= self.bar
+
+    def __str__(self) -> str:
+        figure = self.figure
+        if self.other is None:
+            line, unit, show = f"{figure.name}, {self.variant}: ", f" {figure.unit}", self._show
+        elif figure.beyond:
+            line, unit, show = f"{figure.name}, {self.variant} - {self.other}: ", f" {figure.unit}", self._show_compared
+        else:
+            line, unit, show = f"{figure.name}, {self.variant} / {self.other}: ", "", self._show_compared
+        line += f"{show(self.median)}{unit}, the median of {len(self.values)} "
+        line += f"({show(min(self.values))} to {show(max(self.values))})"
+        if self.bar is None:
+            return line
+        which = ("at least " if figure.least else "") + f"{self.bar:,g}" + (", always" if figure.always else "")
+        return f"{line}; bar {which}: {'met' if self.met else 'missed'}"
+
+    def _show(self, value: float) -> str:
+        return f"{value:,.{self.figure.digits}f}"
+
+    def _show_compared(self, value: float) -> str:
+        return self.figure.show_compared(value)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "figure": self.figure.name,
+            "variant": self.variant,
+            "compared with": self.other,
+            "median": self.median,
+            "spread": [min(self.values), max(self.values)],
+            "bar": self.bar,
+            "met": self.met,
+        }
 
 
 @frozen
@@ -54,13 +121,19 @@ class Begun:
 
 @frozen(kw_only=True)
 class Study:
-    """One job, measured in both variants."""
+    """One job, measured in several variants."""
 
     name: str
     work: str
     figures: tuple[Figure, ...]
     open: Callable[[float], AbstractContextManager[Begun]]
     """Starts the peers that all runs share; is told the seconds of a run."""
+    variants: tuple[str, ...] = (BARE, OURS)
+    """The first is what the others are compared with."""
+    seconds: float = 3.0
+    """How long a run takes, about, unless that is asked otherwise."""
+    pairs: int = 7
+    """How often all variants run, unless that is asked otherwise."""
 
 
 @frozen
@@ -98,19 +171,7 @@ class Report:
         return "\n".join(lines)
 
     def summary(self) -> str:
-        lines = []
-        for variant in self.variants[1:]:
-            for figure in self.study.figures:
-                found = self.compared(figure, variant)
-                shown = figure.show_compared(statistics.median(found))
-                sign, unit = ("-", f" {figure.unit}") if figure.beyond else ("/", "")
-                between = f"{figure.show_compared(min(found))} to {figure.show_compared(max(found))}"
-                line = f"{figure.name}, {variant} {sign} {self.variants[0]}: {shown}{unit}"
-                line += f", the median of {len(found)} ({between})"
-                if figure.bar is not None:
-                    line += f"; bar {figure.bar:,g}: {'met' if self.met(figure, variant) else 'missed'}"
-                lines.append(line)
-        return "\n".join(lines) + "\n"
+        return "\n".join(str(verdict) for verdict in self.verdicts()) + "\n"
 
     def as_json(self) -> dict[str, Any]:
         """The figures, and what they were measured with."""
@@ -119,26 +180,27 @@ class Report:
             "work": self.study.work,
             "terms": self.begun.terms,
             "pairs": self.pairs,
-            "figures": {
-                figure.name: {
-                    "shown": figure.unit,
-                    "factor": figure.factor,
-                    "compared by": "difference" if figure.beyond else "ratio",
-                    "bar": figure.bar,
-                    "met": self.met(figure, OURS),
-                    **{v: statistics.median(self.compared(figure, v)) for v in self.variants[1:]},
-                }
-                for figure in self.study.figures
-            },
+            "units": {each.name: {"shown": each.unit, "factor": each.factor} for each in self.study.figures},
+            "verdicts": [verdict.as_json() for verdict in self.verdicts()],
             **report.machine(),
         }
 
-    def compared(self, figure: Figure, variant: str) -> list[float]:
-        return [figure.compared(pair, variant) for pair in self.pairs]
-
-    def met(self, figure: Figure, variant: str) -> bool | None:
-        """Whether the median is within the bar."""
-        return None if figure.bar is None else statistics.median(self.compared(figure, variant)) <= figure.bar
+    def verdicts(self) -> Iterator[Verdict]:
+        """How each figure of each variant stands; bars are for ours, and for the bare loop's own noise."""
+        first, *others = self.variants
+        for variant in self.variants:
+            for figure in self.study.figures:
+                barred = variant in (OURS, RECORDED, NOISE)
+                bar = figure.bar if barred else None
+                if figure.alone:
+                    values = [pair[variant][figure.name] * figure.factor for pair in self.pairs]
+                    yield Verdict(figure, variant, None, bar, values)
+                elif variant in others:
+                    values = [figure.compared(pair, variant) for pair in self.pairs]
+                    yield Verdict(figure, variant, first, bar, values)
+                for rival, least in figure.rivals.items() if variant == OURS else ():
+                    values = [figure.compared(pair, variant, rival) for pair in self.pairs]
+                    yield Verdict(figure, variant, rival, least, values)
 
     @property
     def _width(self) -> int:

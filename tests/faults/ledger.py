@@ -32,9 +32,9 @@ class Ledger:
     slack: float = 1.0
     """Seconds that a request may take beyond its deadline; grows with the lag of our own loop."""
     errors: Counter[str] = field(factory=Counter)
-    """How many requests failed, by the class of their error."""
+    """How many requests failed, by outcome and class of their error."""
     examples: dict[str, str] = field(factory=dict)
-    """A message of each class."""
+    """A message of each kind."""
     _ends: bytearray = field(factory=bytearray)
     _complaints: list[str] = field(factory=list)
     _untold: int = 0
@@ -52,7 +52,7 @@ class Ledger:
         if asked is None:
             return
         if asked.outcome != ANSWERED:
-            kind = asked.error.partition(":")[0]
+            kind = f"{asked.outcome} {asked.error.partition(':')[0]}"
             self.errors[kind] += 1
             self.examples.setdefault(kind, asked.error)
         if (why := late(asked, self.slack)) is not None:

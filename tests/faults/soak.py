@@ -243,7 +243,10 @@ class Soak:
                 lines.append(f"{outcome:<18}{outcomes[outcome, True]:>12,}{outcomes[outcome, False]:>12,}")
         faults = sum((service.suffered for service in self.services), Counter[str]())
         lines += [
-            *(f"{count:>7} {self.ledger.examples[kind]}" for kind, count in self.ledger.errors.most_common()),
+            *(
+                f"{count:>7} {kind.partition(' ')[0]}, {self.ledger.examples[kind]}"
+                for kind, count in self.ledger.errors.most_common()
+            ),
             "faults   " + ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())),
             f"link     {self.changes} changes of state; memory {self.grown / (1 << 20):+.1f} MiB since it was warm; "
             f"our own loop was late by {self.lag * 1000:.0f} ms at most",
