@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Final
 
 from attrs import evolve, field, frozen
 
@@ -28,6 +28,7 @@ from actors.errors import (
     LimitReached,
     LinkError,
     Misuse,
+    Outcome,
 )
 from actors.exchange import OutgoingBody, Response, check_weight
 from actors.headers import (
@@ -45,8 +46,6 @@ from actors.terms import Terms
 from actors.trace import Tracer
 
 logger: Final = logging.getLogger("muxlink.stream")
-
-T = TypeVar("T")
 
 BODYLESS_METHODS: Final = frozenset(("GET", "HEAD"))
 """Methods whose side is ended at once where no body is given."""
@@ -128,6 +127,7 @@ class Outgoing:
     trailers: list[Pair] = field(repr=False)
     weight: int
     timeout: float | None
+    """Seconds from the opening to the last byte."""
     max_body: int
     declared: int | None
     """What the head's content-length says."""
@@ -137,6 +137,8 @@ class Outgoing:
     """Whether its body waits for 100 (RFC 9110, 10.1.1)."""
     promised: Callable[[StreamActor], None] | None = field(default=None, repr=False)
     """Gets the actor of each stream that the server promises along with this one; None refuses them all."""
+    given: float | None = None
+    """The seconds that the caller gave, where some of them have passed before the opening."""
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.body, str) or (
@@ -207,7 +209,7 @@ async def request(route: Route, outgoing: Outgoing) -> Response:
         if outgoing.timeout is None:
             await _receive(actor, outgoing, body)
         else:
-            await _within(actor, outgoing.timeout, _receive(actor, outgoing, body))
+            await _within(actor, outgoing, _receive(actor, outgoing, body), whole=True)
         return _response(actor)
     except LinkError as error:
         cause = error
@@ -235,7 +237,7 @@ async def _request_apart(route: Route, outgoing: Outgoing) -> Response:
 
     async def run(actor: StreamActor) -> None:
         try:
-            await _within(actor, outgoing.timeout, _exchange(actor, outgoing))
+            await _within(actor, outgoing, _exchange(actor, outgoing), whole=True)
         except Exception as error:
             if not result.done():
                 result.set_exception(error)
@@ -270,7 +272,7 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
 
     async def lend(actor: StreamActor) -> None:
         try:
-            await _within(actor, outgoing.timeout, _lend(actor, outgoing))
+            await _within(actor, outgoing, _lend(actor, outgoing))
         except Exception as error:
             ours = error if isinstance(error, LinkError) else None
             actor.reset(ErrorCode.CANCEL, ours or Closed.because(f"{actor.name} was not sent in full", error))
@@ -314,17 +316,27 @@ def _start(route: Route, outgoing: Outgoing, body: Body, *watchers: Ref[Exited])
     return actor
 
 
-async def _within(actor: StreamActor, seconds: float | None, work: Coroutine[None, None, T]) -> T:
-    """Do the work in the time that the whole stream has; the end of the time resets the stream."""
-    if seconds is None:
-        return await work
-    deadline = asyncio.timeout(seconds)
+async def _within(
+    actor: StreamActor, outgoing: Outgoing, work: Coroutine[None, None, None], *, whole: bool = False
+) -> None:
+    """Do the work in the time that the whole stream has; the end of the time resets the stream.
+
+    ``whole``: the response is all that is wanted, and where it has come, no time is up.
+    """
+    if outgoing.timeout is None:
+        await work
+        return
+    deadline = asyncio.timeout(outgoing.timeout)
     try:
         async with deadline:
-            return await work
+            await work
     except TimeoutError:
         if not deadline.expired():
             raise  # it came out of the caller's own body
+        if whole and actor.outcome is Outcome.COMPLETED and actor.error is None:
+            actor.reset(ErrorCode.CANCEL)  # what is left of our side
+            return
+        seconds = outgoing.timeout if outgoing.given is None else outgoing.given
         late = DeadlineExceeded(f"{actor.name} had no whole response within {seconds:g} s", outcome=actor.outcome)
         actor.reset(ErrorCode.CANCEL, late)
         raise late from None

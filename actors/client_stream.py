@@ -39,6 +39,11 @@ class ClientStream(Exchange):
         head = self._actor.head
         return int(head[0][1]) if head else 0
 
+    @property
+    def last_trailers(self) -> Headers:
+        """The trailers that have come; empty until then."""
+        return self._actor.trailers
+
     async def response(self) -> ResponseHead:
         """The response's head, once it has come. Raises the stream's error."""
         actor = self._actor

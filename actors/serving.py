@@ -85,7 +85,7 @@ class ServerConnection(ConnectionActor):
         """Start an actor for a client's new stream, or refuse it, which says that nothing was done (RFC 9113, 8.7)."""
         if not isinstance(fact, HeadersArrived):
             self.wire.release(stream_id)  # malformed from its first header on: nobody serves it
-        elif self._going is not None or self._is_busy():
+        elif (self._going is not None and stream_id > self._last_served) or self._is_busy():
             self._quota.refused_streams += 1
             self.wire.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self.wire.release(stream_id)

@@ -345,7 +345,8 @@ class StreamActor(BodyActor[StreamMessage]):
         memory = self.terms.memory
         if memory.crowded:
             raise self.give_up(LimitReached(
-                f"no room for the body of {self.name}: Limits.process_bytes are in use", outcome=self.outcome
+                f"no room for the body of {self.name}: Limits.{memory.short_of or 'process_bytes'} are in use",
+                outcome=self.outcome,
             ))  # fmt: skip
         memory.keep(fresh)
         self._prepaid += fresh

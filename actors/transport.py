@@ -114,8 +114,8 @@ def set_user_timeout(socket: Socket, seconds: float) -> None:
     0 leaves it to the system; so do sockets that are not TCP's, and systems without the option.
     """
     inner, option = socket.get_extra_info("socket"), getattr(sockets, "TCP_USER_TIMEOUT", None)
-    if seconds and option is not None and inner is not None and inner.family in (sockets.AF_INET, sockets.AF_INET6):
-        with suppress(OSError):  # it was closed meanwhile, which is told elsewhere
+    if seconds and option is not None and inner is not None:
+        with suppress(OSError):  # it is not TCP's, or was closed meanwhile, which is told elsewhere
             inner.setsockopt(sockets.IPPROTO_TCP, option, max(1, round(seconds * 1000)))
 
 

@@ -23,7 +23,7 @@ from actors.errors import InvalidHeaders, LinkError, Misuse
 from actors.exchange import OutgoingBody
 from actors.headers import check_fields
 from actors.server_stream import Handler
-from actors.settings import Tls
+from actors.settings import Limits, Tls
 from supervisor import demo
 from supervisor.endpoints import UNIX_PREFIX, Endpoint, parse_bind, parse_url
 from supervisor.link import Link
@@ -31,6 +31,8 @@ from supervisor.server import Server
 
 DONE, FAILED, ASKED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
 FILE_CHUNK: Final = 64 * 1024
+CONNECTION_AGE: Final = 30 * 60.0
+"""Seconds after which ``serve`` lets a connection end, so that clients spread over all that serve the same."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -85,11 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     ask.set_defaults(run=_request)
 
     story = commands.add_parser(
-        "demo", help="a server process and a link to it, with many requests at a time", formatter_class=raw,
-        description="Start a server process, link to it, send many requests at a time, check each answer.",
+        "demo", help="a link at work, whose server is killed and started again", formatter_class=raw,
+        description="Start a server process, link to it, and send many requests at a time; kill the server half-way,\n"
+        "start it again, check each answer, and tell what it took. Fails where any of it was not so.",
         epilog="example: muxlink demo --requests 5000",
     )  # fmt: skip
-    story.add_argument("--requests", type=int, default=1000, metavar="N", help="how many (default: %(default)s)")
+    story.add_argument("--requests", type=int, default=2000, metavar="N", help="how many (default: %(default)s)")
     story.set_defaults(run=_demo)
     return parser
 
@@ -110,7 +113,8 @@ async def _serve(asked: argparse.Namespace) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    async with Server(handler, where.host or "127.0.0.1", where.port, path=where.path, tls=tls) as server:
+    host, limits = where.host or "127.0.0.1", Limits(max_connection_age=CONNECTION_AGE)
+    async with Server(handler, host, where.port, path=where.path, tls=tls, limits=limits) as server:
         print(f"serving {server.url}", flush=True)
         ended = asyncio.create_task(server.wait())
         stopped = asyncio.create_task(stopping[0].wait())

@@ -29,7 +29,7 @@ from supervisor.link_state import LinkState, States
 from supervisor.pool import Member, Phase, Waiter
 from supervisor.retry import Budget, Refusal, Repetitions, pushback, refused
 
-PUSHBACK: Final = "grpc-retry-pushback-ms"
+PUSHBACK: Final = b"grpc-retry-pushback-ms"
 LEAST_TIME: Final = 0.001
 """Seconds that an attempt gets even where the request's deadline has all but come."""
 _NO_FAULT: Final = frozenset((ErrorCode.NO_ERROR, ErrorCode.CANCEL))
@@ -95,7 +95,10 @@ class Course:
                 place.set_exception(self._truthful(error.with_outcome(Outcome.NOT_SENT)))
 
         waiter = Waiter(grant, fail, patient=self._patient, avoid=self._avoid)
-        keeper.pool.queue(waiter)
+        try:
+            keeper.pool.queue(waiter)
+        except LinkError as error:
+            raise self._truthful(error) from None
         try:
             async with asyncio.timeout_at(self._until):
                 return await self._granted(place)
@@ -128,7 +131,8 @@ class Course:
             head = [(name, member.authority if name == b":authority" else value) for name, value in outgoing.head]
             outgoing = evolve(outgoing, head=head)
         if self._until is not None:
-            outgoing = evolve(outgoing, timeout=max(self._until - self._loop.time(), LEAST_TIME))
+            left = max(self._until - self._loop.time(), LEAST_TIME)
+            outgoing = evolve(outgoing, timeout=left, given=self._outgoing.timeout)
         return outgoing
 
     # --- how it went --------------------------------------------------------------------------------------------------
@@ -136,27 +140,25 @@ class Course:
     def answered(self, member: Member[Address], status: int, headers: Headers, trailers: Headers) -> None:
         """A response came."""
         member.proved = True
-        outliers, now = self._keeper.pool.outliers, self._loop.time()
-        if status < 500 and status != 429 and not trailers:
-            outliers.succeeded(member.key, now)
-            return
-        changed = False
+        pool, now = self._keeper.pool, self._loop.time()
+        asked = status in (429, 503) or _has_pushback(headers) or _has_pushback(trailers)
+        seconds = pushback(status, headers, trailers, time.time()) if asked else None
         if status >= 500:
-            changed = outliers.failed(member.key, now)
+            changed = pool.outliers.failed(member.key, now)
         else:
-            outliers.succeeded(member.key, now)
-        if status in (429, 503) or PUSHBACK in trailers or PUSHBACK in headers:
-            seconds = pushback(status, headers, trailers, time.time())
-            changed = (seconds is not None and outliers.stay_away(member.key, seconds, now)) or changed
+            changed = False
+            pool.outliers.succeeded(member.key, now)
+        if seconds is not None:
+            changed = pool.outliers.stay_away(member.key, seconds, now) or changed
         if changed:
-            self._keeper.pool.review(now)
+            self._keeper.set_aside(now)
 
     def left(self, member: Member[Address], stream: ClientStream) -> None:
         """A stream that was lent to its caller has been left."""
         if stream.cause is not None:
             self._blame(member, stream.cause)
         elif stream.status:
-            self.answered(member, stream.status, stream.headers, Headers())
+            self.answered(member, stream.status, stream.headers, stream.last_trailers)
 
     def again(self, member: Member[Address], error: LinkError) -> float:
         """The seconds to wait before the next attempt, after this one failed. Raises the error if there is none."""
@@ -170,7 +172,14 @@ class Course:
             )
         if error.outcome in _AT_LEAST and self._worst is not Outcome.MAYBE_PROCESSED:
             self._worst = error.outcome
-        moved = member.phase is not Phase.READY and self._keeper.states.state is not LinkState.SHUTDOWN
+        if member.phase is Phase.READY and not isinstance(error, StreamReset):
+            # The keeper hears of the end of a connection later than the streams that it ended.
+            ending = member.connection.measure(now).state == Phase.DRAINING.value
+            if ending:
+                self._keeper.pool.remove(member)
+        else:
+            ending = member.phase is not Phase.READY
+        moved = ending and self._keeper.states.state is not LinkState.SHUTDOWN
         verdict = self._repetitions.decide(
             error, now, self._until, moved=moved, untouched=error.outcome is Outcome.NOT_SENT
         )
@@ -194,7 +203,11 @@ class Course:
         if isinstance(error, (RemoteError, TransportError)) and code not in _NO_FAULT:
             now = self._loop.time()
             if self._keeper.pool.outliers.failed(member.key, now):
-                self._keeper.pool.review(now)
+                self._keeper.set_aside(now)
+
+
+def _has_pushback(fields: Headers) -> bool:
+    return any(name == PUSHBACK for name, _ in fields)
 
 
 def _unconnected(name: str, states: States) -> LinkError:

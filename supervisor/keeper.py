@@ -26,7 +26,7 @@ from actors.addresses import Address, Endpoint
 from actors.bodies import Route
 from actors.client import ClientConnection
 from actors.dialling import connect
-from actors.errors import Closed, ConnectFailed, GoAway, LinkError, PingTimeout
+from actors.errors import Closed, ConnectFailed, GoAway, LinkError, Outcome, PingTimeout
 from actors.mailbox import Reply, Understood, closed_error
 from actors.messages import (
     AlternativeOffered,
@@ -157,7 +157,7 @@ class Keeper(TurnActor[KeeperMessage]):
         self._names: Counter[str] = Counter()
         self._attempts = Attempts(service.backoff, service.connections)
         self._meter = Meter(Intensity())
-        self._waking = False
+        self._waking: asyncio.TimerHandle | None = None
         self._asking: list[AskReady] = []
         self._factor = 1.0
         self._closing: LinkError | None = None
@@ -196,7 +196,7 @@ class Keeper(TurnActor[KeeperMessage]):
             case ConnectNow():
                 self._hurry()
             case Wake():
-                self._waking = False
+                self._waking = None
             case Grow():
                 pass  # settle looks at how many are wanted
             case Tick():
@@ -234,7 +234,13 @@ class Keeper(TurnActor[KeeperMessage]):
         self.states.change(LinkState.SHUTDOWN, error, self._now())
         self.pool.fail(error, patient=True)
         for asked in self._asking:
-            asked.reply.fail(error)
+            asked.reply.fail(error.with_outcome(Outcome.NOT_SENT))
+
+    def _late(self, message: object) -> None:
+        if isinstance(message, Exited):
+            self._bury(message.name, message.reason)
+            self._dials.pop(message.name, None)
+        super()._late(message)
 
     def unheard(self, message: KeeperMessage) -> None:
         error = self._closing or Closed(f"{self.name} has ended")
@@ -245,6 +251,11 @@ class Keeper(TurnActor[KeeperMessage]):
                 reply.fail(error)
             case LetHold(_, replies):
                 replies.fail(error)
+
+    def set_aside(self, now: float) -> None:
+        """Some place fails too often, or asked to be left alone: give it no more, and have another instead."""
+        self.pool.review(now)
+        self.tell(Grow())
 
     @property
     def where(self) -> str:
@@ -264,21 +275,24 @@ class Keeper(TurnActor[KeeperMessage]):
     def _fill(self, now: float) -> None:
         """Begin dials, or call them off, until there are as many connections as there should be."""
         wanted_dials = [name for name, dial in self._dials.items() if dial.losing is None]
-        need = self._wanted() - self._there() - len(wanted_dials)
+        there = self._there()
+        need = self._wanted() - there - len(wanted_dials)
+        self.pool.growing = need > 0 or bool(self._dials) or there >= self._service.max_connections
         if need < 0:
             for name in wanted_dials[need:]:
                 self.children[name].signal(Halt(Closed(f"{name} is needed no more")))
         if need <= 0:
             return
         if not self._attempts.may_begin(now):
-            if not self._waking:
-                self._waking = True
-                self.after(self._attempts.not_before - now, Wake())
+            if self._waking is None:
+                self._waking = self.after(self._attempts.not_before - now, Wake())
         elif self._stale:
             self._resolve()
-        else:
-            for _ in range(1 if self._attempts.failing else need):
+        elif not self._attempts.failing:
+            for _ in range(need):
                 self._dial(self._order(now))
+        elif not wanted_dials and not any(each.phase is Phase.STARTING for each in self.members.values()):
+            self._dial(self._order(now))  # what failed is tried with one
 
     def _wanted(self) -> int:
         pool, service = self.pool, self._service
@@ -287,9 +301,11 @@ class Keeper(TurnActor[KeeperMessage]):
         return wanted(demand, min(room, PER_CONNECTION), least=service.connections, most=service.max_connections)
 
     def _there(self) -> int:
-        """Connections that are, or will soon be, what is wanted."""
+        """Connections that are, or will soon be, what is wanted: not those whose place is set aside."""
         return sum(
-            each.phase in (Phase.STARTING, Phase.READY) and not each.is_unwanted and each.replaces is None
+            (each.phase is Phase.STARTING or (each.phase is Phase.READY and not each.aside))
+            and not each.is_unwanted
+            and each.replaces is None
             for each in self.members.values()
         )
 
@@ -299,10 +315,13 @@ class Keeper(TurnActor[KeeperMessage]):
         return counts
 
     def _order(self, now: float) -> list[Address]:
+        is_aside = self.pool.outliers.is_aside
+        # A place that is set aside serves where there is nothing else; a second connection to it is of no use.
+        others = [each for each in self._addresses if not is_aside(each, now)] if self.pool.members else []
         return order(
-            self._addresses,
+            others or self._addresses,
             self._counts(),
-            is_aside=lambda place: self.pool.outliers.is_aside(place, now),
+            is_aside=lambda place: is_aside(place, now),
             has_lost=lambda place: self._lost.get(place, -math.inf) > now,
         )
 
@@ -361,8 +380,8 @@ class Keeper(TurnActor[KeeperMessage]):
         if set(addresses) != set(self._addresses):
             if self._addresses:
                 logger.info("%s: the service is now at %s", self.name, ", ".join(str(each) for each in addresses))
-                self._hurry()
-                self._stale = False
+            self._hurry()
+            self._stale = False
             self._addresses = addresses
             self.pool.outliers.change(addresses)
             for member in self.members.values():
@@ -460,11 +479,9 @@ class Keeper(TurnActor[KeeperMessage]):
     def _exited(self, name: str, reason: BaseException | None, *, crashed: bool) -> None:
         error = first_cause(reason)
         error = error if isinstance(error, LinkError) else closed_error(name, error)
-        member, dial = self.members.pop(name, None), self._dials.pop(name, None)
+        member, dial = self._bury(name, reason), self._dials.pop(name, None)
         if name == self._resolving:
             self._resolving = ""
-        if member is not None:
-            self.totals.bury(member.connection.measure(self._now()), reason)
         if self._closing is not None:
             return
         if crashed and not self._meter.spend(self._now()):
@@ -477,6 +494,13 @@ class Keeper(TurnActor[KeeperMessage]):
         elif dial is not None and dial.losing is None and not isinstance(error, Closed):
             self._failed(error)
 
+    def _bury(self, name: str, reason: BaseException | None) -> Member[Address] | None:
+        """The connection of that name, which has ended: from now on it counts in the totals."""
+        member = self.members.pop(name, None)
+        if member is not None:
+            self.totals.bury(member.connection.measure(self._now()), reason)
+        return member
+
     def _failed(self, error: LinkError) -> None:
         """An attempt failed."""
         self._attempts.failed(error, self._now())
@@ -485,6 +509,9 @@ class Keeper(TurnActor[KeeperMessage]):
 
     def _hurry(self) -> None:
         """Wait no longer, and look at the addresses anew."""
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
         self._attempts.hurry()
         self._stale = self._stale or self._has_names()
 
@@ -498,6 +525,8 @@ class Keeper(TurnActor[KeeperMessage]):
         return self._clock()
 
     def _tick(self) -> None:
+        if self._closing is not None:
+            return
         now, interval = self._now(), self.limits.resolve_interval
         self.after(min(interval, RESOLVE_WHILE_DOWN) if self._attempts.failing else interval, Tick())
         if self._has_names():
@@ -506,24 +535,24 @@ class Keeper(TurnActor[KeeperMessage]):
             self._attempts.forgive()
         self._trim()
         self._even_out(now)
+        self.pool.refill(now)  # a place that was set aside may have come back
 
     def _say_state(self, now: float) -> None:
-        phases = {each.phase for each in self.members.values()}
+        phases, attempts = {each.phase for each in self.members.values()}, self._attempts
+        trying = self._dials or (self._resolving and attempts.may_begin(now))
         if Phase.READY in phases:
             state = LinkState.READY
-        elif self._dials or self._resolving or phases & {Phase.STARTING, Phase.SUSPECT} or not self._attempts.failing:
+        elif trying or phases & {Phase.STARTING, Phase.SUSPECT} or not attempts.failing:
             state = LinkState.CONNECTING
         else:
             state = LinkState.TRANSIENT_FAILURE
-        if not self.states.change(state, self._attempts.trouble, now):
+        if not self.states.change(state, attempts.trouble if state is not LinkState.READY else None, now):
             return
         if state is LinkState.READY:
             logger.info("%s is ready", self.name)
-        elif state is LinkState.TRANSIENT_FAILURE and self._attempts.trouble is not None:
-            logger.warning(
-                "%s: %s; next attempt in %.1f s", self.name, self._attempts.trouble, self._attempts.not_before - now
-            )
-            self.pool.fail(self._attempts.trouble)
+        elif state is LinkState.TRANSIENT_FAILURE and attempts.trouble is not None:
+            logger.warning("%s: %s; next attempt in %.1f s", self.name, attempts.trouble, attempts.not_before - now)
+            self.pool.fail(attempts.trouble)
 
     def _answer(self, now: float) -> None:
         """Answer those who wait for a connection that is known to be alive."""
@@ -547,7 +576,8 @@ class Keeper(TurnActor[KeeperMessage]):
             members[0].is_probed = True
             members[0].route.connection.tell(SendPing())
         elif self.states.state is LinkState.TRANSIENT_FAILURE and not asked.patient:
-            asked.reply.fail(self._attempts.trouble or Closed(f"{self.name} is not connected"))
+            trouble = self._attempts.trouble or Closed(f"{self.name} is not connected")
+            asked.reply.fail(trouble.with_outcome(Outcome.NOT_SENT))  # each its own, as each adds its traceback
             return True
         return False
 

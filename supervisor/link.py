@@ -23,6 +23,7 @@ from actors.tls import client_side
 from actors.trace import Tracer
 from supervisor.course import Course
 from supervisor.endpoints import parse_urls
+from supervisor.health import PingStrikes
 from supervisor.keeper import Keeper, Service
 from supervisor.link_state import Changes, LinkState, States
 from supervisor.orders import AskReady, ConnectNow, LetHold, ShutDown
@@ -107,6 +108,7 @@ class Link:
         self._patient = wait_for_ready
         self._states = States()
         self._budget = Budget(self.retry)
+        self._pings = PingStrikes(self.health)
         self._requests = itertools.count(1)
         self._closed: LinkError | None = None
         self._entered = False
@@ -225,10 +227,12 @@ class Link:
     async def ping(self) -> float:
         """Send PING (RFC 9113, 6.7), connecting first where need be, and return the round-trip time in seconds.
 
-        All who ask at the same time share one. A server may object to many; :meth:`healthy` sends them only where they
-        tell something new. Raises LinkError.
+        All who ask at the same time share one. Servers end a connection for too many: above what ``health`` allows a
+        server's clients, it returns the last round trip instead. Raises LinkError.
         """
-        await self._ready(fresh=False)
+        last = await self._ready(fresh=False)
+        if not self._pings.allows(asyncio.get_running_loop().time()):
+            return last
         reply: Reply[float] = Reply()
         members = self._pool.members
         if not members:

@@ -106,8 +106,10 @@ class States:
 
     def change(self, state: LinkState, cause: LinkError | None, now: float) -> bool:
         """Whether it is another state than before; if so, those who watch are told."""
+        if self.state is LinkState.SHUTDOWN:
+            return False
         self.cause = cause
-        if state is self.state or self.state is LinkState.SHUTDOWN:
+        if state is self.state:
             return False
         change = Change(state, self.state, cause, now)
         self.state = state

@@ -49,7 +49,7 @@ class ConnectNow:
 
 @frozen
 class Grow:
-    """The connections are crowded: perhaps there should be another."""
+    """The connections are crowded, or one is of no use for now: perhaps there should be another."""
 
 
 @frozen

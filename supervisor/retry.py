@@ -20,7 +20,7 @@ from email.utils import mktime_tz, parsedate_tz
 from random import random
 from typing import Final
 
-from actors.errors import Closed, ErrorCode, GoAway, LinkError, Outcome, StreamReset, TransportError
+from actors.errors import Closed, ErrorCode, GoAway, LinkError, Outcome, ProtocolViolation, StreamReset, TransportError
 from actors.headers import Headers
 from actors.settings import Retry
 
@@ -212,7 +212,7 @@ def _helps(error: LinkError, moved: bool) -> bool:
     match error:
         case StreamReset(code=code):
             return code not in _OUR_FAULT
-        case GoAway() | TransportError():
+        case GoAway() | ProtocolViolation() | TransportError():
             return True
         case Closed():
             return moved

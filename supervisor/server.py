@@ -94,13 +94,8 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that it listens on; 0 for a Unix socket."""
-        if self.path is not None:
-            return 0
-        if self._sockets is None or not self._sockets.sockets:
-            return self._port
-        port: int = self._sockets.sockets[0].getsockname()[1]
-        return port
+        """The port that it listens on, or did; 0 for a Unix socket."""
+        return self._port if self.path is None else 0
 
     @property
     def url(self) -> str:
@@ -139,6 +134,8 @@ class Server:
             self.tracer, self._listener.connected, host=self.host, port=self._port, path=self.path,
             limits=self.limits, tls=self._tls, refused=self._listener.totals.refuse,
         )  # fmt: skip
+        if self.path is None:
+            self._port = self._sockets.sockets[0].getsockname()[1]
         self._listener.start()
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()

@@ -33,6 +33,7 @@ from actors.messages import (
     WritePaused,
     WriteResumed,
 )
+from actors.patience import Wait
 from actors.server_stream import Handler, ServerStream
 from actors.serving import ServerConnection
 from actors.settings import Health, Limits
@@ -764,6 +765,8 @@ async def test_a_drain_without_end_has_no_deadline() -> None:
     async with Bench(hold) as bench:
         await bench.hears(headers(1, GET, end_stream=True))
         bench.actor.tell(Drain(math.inf, Closed("the server was closed")))
+        await settle()
+        assert Wait.DRAIN not in bench.actor.deadlines
         await asyncio.sleep(10_000)
         assert bench.actor.exited is None
 

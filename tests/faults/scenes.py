@@ -19,7 +19,8 @@ from tests.faults.stage import WARM, Stage, direct, distant, proxied
 from tests.faults.witness import NOTICES, SUSPECTS, Load, watching_from
 from tests.interop.peers import ROOT
 
-LASTS: Final = 1.6
+LASTS: Final = 1.9
+"""Seconds; longer than SILENCE, so that only a PING can tell in time."""
 SOON: Final = 0.5
 """Seconds for what needs no timer."""
 SILENCE: Final = NOTICES * 1.1 + SOON

@@ -72,7 +72,6 @@ def test_what_was_not_processed_goes_again_whatever_its_method(error: LinkError,
         InvalidHeaders("wrong"),
         LimitReached("full"),
         DeadlineExceeded("late"),
-        ProtocolViolation("broken"),
         LinkError("some error"),
         *(
             StreamReset("complains", code=code)
@@ -97,6 +96,7 @@ def test_closed_goes_again_only_where_a_connection_was_going_and_the_link_is_ope
     "error",
     [
         LOST,
+        ProtocolViolation("broken", outcome=MAYBE),
         StreamReset("crashed", code=ErrorCode.INTERNAL_ERROR, outcome=MAYBE),
         GoAway("going", code=0, outcome=MAYBE),
     ],
@@ -344,6 +344,26 @@ def test_a_quiet_time_saves_up_one_second_of_the_rate_and_ten_of_the_requests() 
     for _ in range(10):
         budget.requested(3_600.5)
     assert spent(7_200.0) == 3
+
+
+@pytest.mark.parametrize("step", [0.5, 1.0, 3.0, 9.0])
+def test_requests_and_repetitions_count_for_ten_seconds(step: float) -> None:
+    """X3: from the beginning of the second in which they were made, whatever happens in between."""
+    budget = Budget(Retry(ratio=1.0, per_second=0.0))
+    for _ in range(5):
+        budget.requested(100.25)
+    assert [budget.spend(100.5) for _ in range(3)] == [True, True, True]
+    now = 100.5
+    while now + step < 110.0:
+        now += step
+        budget.requested(now)
+        assert budget.spend(now)
+    assert [budget.spend(109.75) for _ in range(3)] == [True, True, False]
+    # Five requests and three repetitions are too old now; what was repeated of them since then counts on.
+    assert not budget.spend(110.0)
+    for _ in range(3):
+        budget.requested(110.0)
+    assert [budget.spend(110.0) for _ in range(2)] == [True, False]
 
 
 def test_a_rate_below_one_a_second_lets_one_go_at_times() -> None:

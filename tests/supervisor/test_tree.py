@@ -12,7 +12,7 @@ from actors.errors import Closed, LimitReached, Misuse, TransportLost
 from actors.mailbox import Ref, Reply
 from actors.messages import Exited, Watch
 from actors.settings import Backoff
-from supervisor.children import ChildInfo, WhichChildren
+from supervisor.children import ChildEnded, ChildInfo, TimeUp, WhichChildren
 from supervisor.restart import ChildSpec, Intensity, OneForAll, OneForOne, Plan, Restart, RestForOne, Strategy
 from supervisor.tree import Supervisor
 from tests.supervisor.family import Body, Book, Bug, Turns, away, child, crash, info, states, tell, turns
@@ -166,20 +166,21 @@ async def test_two_that_crash_at_once_are_one_restart(strategy: Strategy) -> Non
 @crashes
 @pytest.mark.virtual_time
 async def test_a_crash_in_a_round_that_a_peer_began_spends_intensity() -> None:
-    """R1: our own bugs spend, also where a peer's fault came first."""
+    """R1: our own bugs spend, also where a peer's fault came first; `a` crashes while `c` is waited for."""
     book = Book()
-    tree = Supervisor(family(book, "ab", slow=1.0), strategy=OneForAll(), intensity=Intensity(0, 30))
+    specs = [child("a", book), child("b", book), child("c", book, slow=2.0)]
 
     async def live() -> None:
-        async with tree:
-            await turns()
-            await tell(tree, "a", Bug())
+        async with Supervisor(specs, strategy=OneForAll(), intensity=Intensity(0, 30)) as tree:
             await tell(tree, "b", away(TransportLost("gone")))
+            await turns()
+            assert await states(tree) == "a:stopping b:restarting c:stopping"
+            await crash(tree, "a")
             await asyncio.sleep(60)
 
     with pytest.raises(LimitReached, match="child a: a crashed"):
         await live()
-    assert book.living == {"a": 0, "b": 0}
+    assert not any(book.living.values())
 
 
 @crashes
@@ -641,6 +642,18 @@ async def test_calls_that_cannot_work_say_so() -> None:
     for ended in (tree.which_children(), tree.stop_child("a"), tree.start_child(child("b", book))):
         with pytest.raises(Closed, match="tree has ended"):
             await ended
+
+
+async def test_late_alarms_and_ends_of_earlier_instances_mean_nothing() -> None:
+    book = Book()
+    async with Supervisor(family(book, "a")) as tree:
+        await turns()
+        for name in ("a", "nobody"):
+            tree.tell(TimeUp(name, 1))
+            tree.tell(ChildEnded(name, 1, Exited(name, Bug(), crashed=True)))
+        await turns()
+        assert book.take() == "+a"
+        assert await states(tree) == "a:running"
 
 
 async def test_calls_before_its_start_say_so() -> None:

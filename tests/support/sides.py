@@ -41,8 +41,11 @@ async def served(
     handler: Handler, values: Mapping[int, int] | None = None, *, limits: Limits | None = None
 ) -> AsyncIterator[RawPeer]:
     """A raw client of a server of ours, after the handshake in which it said ``values``; it may send many PINGs."""
-    health = Health(least_ping_interval=0)
-    async with Server(handler, limits=limits, health=health) as server, await RawPeer.connect("127.0.0.1", server.port) as peer:
+    patient = Health(least_ping_interval=0)
+    async with (
+        Server(handler, limits=limits, health=patient) as server,
+        await RawPeer.connect("127.0.0.1", server.port) as peer,
+    ):
         await peer.handshake(values)
         yield peer
 
