@@ -115,7 +115,7 @@ class Story:
                 tasks.create_task(watch.run())
                 await _complete(link)
                 wait = f"{BACKOFF.initial:g} to {BACKOFF.maximum:g} s"
-                event("link", f"READY with {CONNECTIONS} connections; backoff {wait}, short for the demo")
+                event("link", f"READY with {CONNECTIONS} connections; backoff {wait} for the demo")
                 event("requests", f"{self.requests:,}, {self.callers} at a time; the server works {WORK:g} s on each")
                 asking = [tasks.create_task(self._ask(link)) for _ in range(self.callers)]
                 progress = tasks.create_task(self._progress(link))
@@ -159,7 +159,7 @@ class Story:
         if (before := server.returncode) is not None:
             raise LinkError(f"server process {server.pid} had ended with {before} before it was killed")
         server.kill()
-        told = f"SIGKILL to process {server.pid} at request {self._middle:,}, with {in_flight} in flight"
+        told = f"SIGKILL to process {server.pid} at request {self._middle:,}, {in_flight} in flight"
         self._teller.event("kill", told)
         await _within(STOP_TIMEOUT, server.communicate(), f"server process {server.pid} outlived SIGKILL")
         if server.returncode != -signal.SIGKILL:

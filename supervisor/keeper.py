@@ -109,8 +109,8 @@ class Keeper(TurnActor[KeeperMessage]):
 
     __slots__ = (
         "_addresses", "_alternatives", "_asking", "_attempts", "_clock", "_closing", "_dials", "_factor", "_lost",
-        "_meter", "_names", "_resolving", "_service", "_stale", "_waking", "health", "limits", "members", "pool",
-        "restarts", "retries", "retries_refused", "round_trips", "states", "totals",
+        "_meter", "_names", "_resolving", "_service", "_stale", "_ticking", "_waking", "health", "limits", "members",
+        "pool", "restarts", "retries", "retries_refused", "round_trips", "states", "totals",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = KeeperMessage
@@ -166,7 +166,7 @@ class Keeper(TurnActor[KeeperMessage]):
 
     def begin(self) -> None:
         self._clock = asyncio.get_running_loop().time
-        self.after(self.limits.resolve_interval, Tick())
+        self._ticking = self.after(self.limits.resolve_interval, Tick())
         self.settle()
 
     def receive(self, message: KeeperMessage) -> None:
@@ -473,8 +473,7 @@ class Keeper(TurnActor[KeeperMessage]):
         if member.replaces is None:
             lasted = now - member.since if member.since is not None else None
             self._attempts.gone(reason, now, lasted=lasted, proved=member.proved)
-        self._stale = self._has_names()
-        self.pool.growing = False
+        self._look_again(now)
 
     def _exited(self, name: str, reason: BaseException | None, *, crashed: bool) -> None:
         error = first_cause(reason)
@@ -503,9 +502,17 @@ class Keeper(TurnActor[KeeperMessage]):
 
     def _failed(self, error: LinkError) -> None:
         """An attempt failed."""
-        self._attempts.failed(error, self._now())
+        now = self._now()
+        self._attempts.failed(error, now)
+        self._look_again(now)
+
+    def _look_again(self, now: float) -> None:
+        """What was lost may be elsewhere now: look before the next dial, and more often while there is none."""
         self._stale = self._has_names()
         self.pool.growing = False
+        if self._stale and self._attempts.failing and self._ticking.when() - now > RESOLVE_WHILE_DOWN:
+            self._ticking.cancel()
+            self._ticking = self.after(RESOLVE_WHILE_DOWN, Tick())
 
     def _hurry(self) -> None:
         """Wait no longer, and look at the addresses anew."""
@@ -528,7 +535,7 @@ class Keeper(TurnActor[KeeperMessage]):
         if self._closing is not None:
             return
         now, interval = self._now(), self.limits.resolve_interval
-        self.after(min(interval, RESOLVE_WHILE_DOWN) if self._attempts.failing else interval, Tick())
+        self._ticking = self.after(min(interval, RESOLVE_WHILE_DOWN) if self._attempts.failing else interval, Tick())
         if self._has_names():
             self._resolve()
         if any(each.proved for each in self.pool.members):
