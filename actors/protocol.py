@@ -136,6 +136,20 @@ class Protocol(H2Connection):
         self.increment_flow_control_window(more, stream_id)
         manager.max_window_size = max(manager.max_window_size, most)
 
+    def _inbound_flow_control_change_from_settings(self, old_value: int | None, new_value: int) -> None:
+        """Move the whole of each stream's window, not only what is open of it at the moment.
+
+        h2 keeps the old size where a window shrinks, and pays what was read only in halves of it: a peer that had
+        sent more than the new window before it heard of that would wait for ever.
+        """
+        delta = new_value - (old_value or 0)
+        sizes = [(stream, stream._inbound_window_manager.max_window_size) for stream in self.streams.values()]
+        super()._inbound_flow_control_change_from_settings(old_value, new_value)
+        for stream, size in sizes:
+            stream._inbound_window_manager.max_window_size = max(size + delta, 1)
+            if stream.open:
+                self._prepare_for_sending(stream.acknowledge_received_data(0))
+
     def _prepare_for_sending(self, frames: list[Any]) -> None:
         """Keep the pieces apart until they are asked for: h2 copies each byte of a body five times, this twice."""
         for frame in frames:

@@ -188,7 +188,12 @@ class Course:
             raise self._truthful(refused(error, verdict)) from error.__cause__
         self._keeper.retries[error.outcome.value] += 1
         self._avoid = (*self._avoid, member.key)
+        if not verdict and isinstance(error, TransportError) and self._is_nowhere_else():
+            return self._retry.pause  # other connections to a place that is lost are about to be lost, too
         return verdict
+
+    def _is_nowhere_else(self) -> bool:
+        return all(each.key in self._avoid for each in self._keeper.pool.members)
 
     def _truthful(self, error: LinkError) -> LinkError:
         """The error with what is known of all attempts: one that may have been acted on is not undone by the next."""

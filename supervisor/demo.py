@@ -13,7 +13,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, TextIO, TypeVar
 
@@ -33,10 +34,10 @@ BACKOFF: Final = Backoff(initial=0.1, maximum=1.0)
 """Shorter than the default, because nobody wants to watch a link wait."""
 WORK: Final = 0.01
 """Seconds that the server works on each request, so that a server that dies has some on its hands."""
-REQUEST_TIMEOUT: Final = 40.0
-START_TIMEOUT: Final = 20.0
-STOP_TIMEOUT: Final = 10.0
-NOTICE_TIMEOUT: Final = 10.0
+REQUEST_TIMEOUT: Final = 60.0
+START_TIMEOUT: Final = 30.0
+STOP_TIMEOUT: Final = 20.0
+NOTICE_TIMEOUT: Final = 20.0
 """Seconds for noticing that the server is gone, and for having all connections again once it is back."""
 PROGRESS_INTERVAL: Final = 0.05
 CLEAR: Final = "\r\x1b[2K"
@@ -110,7 +111,7 @@ class Story:
             # A request may be in flight on each connection in turn, as they die one after the other.
             retry = Retry(per_second=float(CONNECTIONS * self.callers))
             link = Link(url, connections=CONNECTIONS, backoff=BACKOFF, retry=retry)
-            watch = Watch(link.changes(), event)
+            watch = Watch(link.changes(), lambda: link.stats().restarts, event)
             async with link, asyncio.TaskGroup() as tasks:
                 tasks.create_task(watch.run())
                 await _complete(link)
@@ -182,13 +183,12 @@ class Story:
     def _summary(self, stats: LinkStats, watch: Watch) -> dict[str, str]:
         """What it took. ``stats`` were asked for while the link was whole again."""
         times = Quantiles.of(self.times)
-        restarts = ", ".join(f"{count} {reason}" for reason, count in sorted(stats.restarts.items()))
         made = stats.connections_open + sum(stats.restarts.values())
         return {
             "requests": f"{times.count:,} answered right, {self.requests - times.count} lost",
             "repeated": f"{sum(stats.retries.values()):,} by the link itself",
             "longest wait": f"{times.most:.3f} s",
-            "connections": f"{made} made; restarts: {restarts}",
+            "connections": f"{made} made; restarts: {_counts(stats.restarts)}",
             "unconnected": f"{watch.without:.3f} s",
             "latency": f"half within {times.p50:.3f} s, 99 % within {times.p99:.3f} s",
         }
@@ -215,7 +215,10 @@ async def _within(seconds: float, what: Awaitable[T], otherwise: str) -> T:
 class Watch:
     """Tells of a link's changes, and adds up how long it was without a connection."""
 
-    def __init__(self, changes: Changes, event: Callable[[str, str, float], object]) -> None:
+    def __init__(
+        self, changes: Changes, restarts: Callable[[], Mapping[str, int]], event: Callable[[str, str, float], object]
+    ) -> None:
+        """``restarts`` are those of the link's stats."""
         self.lost = asyncio.Event()
         """It was READY, and then was not."""
         self.back = asyncio.Event()
@@ -223,10 +226,11 @@ class Watch:
         self.without = 0.0
         """Seconds."""
         self._changes = changes
+        self._restarts = restarts
         self._event = event
         self._since: float | None = None
-        self._failures = 0
-        self._cause = ""
+        self._buried: Counter[str] = Counter()
+        self._failures: list[str] = []
 
     async def run(self) -> None:
         """Until the link is closed."""
@@ -236,21 +240,28 @@ class Watch:
 
     def _see(self, change: Change) -> None:
         cause = type(change.cause).__name__
-        self._failures += change.state is LinkState.TRANSIENT_FAILURE
         if change.previous is LinkState.READY:
-            self._since, self._cause = change.at, cause
-            self._event("link", f"READY no more: {cause}", change.at)
+            # Not the change's own cause: that is the last of several, and an attempt may have failed meanwhile.
+            ended = Counter(self._restarts()) - self._buried
+            self._since, self._failures = change.at, []
+            self._event("link", f"READY no more: {_counts(ended) or cause}", change.at)
+            self._buried += ended
             self.lost.set()
-        elif self._since is None:
+        if self._since is None:
             return  # it has not been READY yet
-        elif change.state is LinkState.READY:
+        if change.state is LinkState.READY:
             self.without += change.at - self._since
-            self._event("link", f"READY again, after {self._failures} x TRANSIENT_FAILURE", change.at)
-            self._since, self._failures = None, 0
+            self._since = None
+            self._event("link", f"READY again, after {len(self._failures)} x TRANSIENT_FAILURE", change.at)
             self.back.set()
-        elif cause != self._cause:  # attempts that fail like the one before are only counted
-            self._cause = cause
-            self._event("link", f"{change.state.name}: {cause}", change.at)
+        elif change.state is LinkState.TRANSIENT_FAILURE:
+            if cause not in (*self._failures, *self._buried):  # the others are only counted
+                self._event("link", f"TRANSIENT_FAILURE: {cause}", change.at)
+            self._failures.append(cause)
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
 
 
 class Teller:

@@ -16,7 +16,7 @@ from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
 from actors.exchange import OutgoingBody, Response
 from actors.headers import HeaderInput
 from actors.mailbox import Ref, Reply, closed_error
-from actors.messages import Exited, Halt, SendPing
+from actors.messages import Exited, SendPing
 from actors.renewal import TlsFiles
 from actors.settings import Backoff, Health, Limits, Retry, Tls, check_debug, check_kind, check_limits
 from actors.tls import client_side
@@ -160,9 +160,10 @@ class Link:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self.limits.shutdown_timeout):
                         await self._keeper.wait()
-        finally:  # also where waiting was cancelled
-            self._keeper.signal(Halt(self._closed))
-        await self._keeper.wait()
+            await self._keeper.stop(self._closed)
+        except asyncio.CancelledError:
+            await self._keeper.stop(self._closed)  # it takes little time, and then nothing is left behind
+            raise
 
     def _run(self) -> None:
         """See that the keeper runs. Raises Closed where the link has ended."""

@@ -816,6 +816,17 @@ def test_data_sent_before_the_peer_can_know_our_smaller_window_is_taken() -> Non
     assert sum(len(fact.data) for _, fact in facts if isinstance(fact, DataArrived)) == 60_000
 
 
+def test_what_was_read_before_the_peer_knew_our_smaller_window_is_paid_once_it_does() -> None:
+    """RFC 9113, 6.9.2: the window is below zero then, and nobody would ever open it again."""
+    side = Side(Wire(client=False, limits=Limits(stream_window=1_000, max_stream_window=1_000)))
+    side.wire.start()
+    side.hears(PREFACE, settings(), headers(1, POST), *[data(1, bytes(10_000))] * 6)
+    side.wire.return_credit(1, 60_000)
+    side.hears(settings(ack=True))
+    paid = sum(each.increment for each in side.says() if each.type == Type.WINDOW_UPDATE and each.stream_id == 1)
+    assert 65_535 - 60_000 + (1_000 - 65_535) + paid == 1_000
+
+
 # --- resets -----------------------------------------------------------------------------------------------------------
 
 LATE: dict[str, Callable[[int], bytes]] = {
