@@ -11,8 +11,9 @@ import functools
 import inspect
 import logging
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Final
 
 from attrs import evolve, field, frozen
@@ -262,15 +263,57 @@ async def _request_apart(route: Route, outgoing: Outgoing) -> Response:
         raise
 
 
-@asynccontextmanager
-async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientStream]:
-    """Open a stream for the caller to read and write; leaving it unfinished resets it with CANCEL.
+def open_stream(route: Route, outgoing: Outgoing) -> Loan:
+    """Open a stream for the caller to read and write: ``async with open_stream(...) as stream``.
 
-    Without a body, our side stays open, but for GET and HEAD, which have none. Raises as :func:`request` does, but for
-    what the iteration over a body raises: that is chained to Closed.
+    Leaving it unfinished resets it with CANCEL. Without a body, our side stays open, but for GET and HEAD, which have
+    none. Raises as :func:`request` does, but for what the iteration over a body raises: that is chained to Closed.
+    """
+    return Loan(route, outgoing)
+
+
+class Loan(AbstractAsyncContextManager[ClientStream]):
+    """A stream that is lent to its caller's task.
+
+    No generator: with ten thousand streams open, what each holds is what the garbage collector looks at.
     """
 
-    async def lend(actor: StreamActor) -> None:
+    __slots__ = ("_actor", "_outgoing", "_pushed", "_route")
+
+    def __init__(self, route: Route, outgoing: Outgoing) -> None:
+        self._route = route
+        self._outgoing = evolve(outgoing, promised=self._promised) if route.pushes else outgoing
+        self._actor: StreamActor | None = None
+        self._pushed: list[StreamActor] | None = None
+
+    async def __aenter__(self) -> ClientStream:
+        outgoing = self._outgoing
+        actor = self._actor = _start(self._route, outgoing, self._lend)
+        try:
+            await actor.until(lambda: actor.sent)
+            if not actor.sent:
+                raise actor.failure()
+        except BaseException:
+            self.leave()
+            raise
+        return ClientStream(actor, outgoing.max_body, expects=outgoing.expects and outgoing.body is None)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Take the stream back; what it had not finished is reset."""
+        actor = self._actor
+        if actor is not None:
+            actor.promises = None
+            for each in (*(self._pushed or ()), actor):
+                each.reset(ErrorCode.CANCEL)
+                each.signal(Halt(None))
+
+    async def _lend(self, actor: StreamActor) -> None:
+        outgoing = self._outgoing
         try:
             await _within(actor, outgoing, _lend(actor, outgoing))
         except Exception as error:
@@ -278,30 +321,16 @@ async def open_stream(route: Route, outgoing: Outgoing) -> AsyncIterator[ClientS
             actor.reset(ErrorCode.CANCEL, ours or Closed.because(f"{actor.name} was not sent in full", error))
             raise Stop(ours) from error
 
-    def promised(child: StreamActor) -> None:
-        if actor.promises is None:  # it was left meanwhile
+    def _promised(self, child: StreamActor) -> None:
+        actor = self._actor
+        if actor is None or actor.promises is None:  # it was left meanwhile
             child.reset(ErrorCode.CANCEL)
             child.signal(Halt(None))
             return
-        pushed[:] = [each for each in pushed if each.exited is None]
-        pushed.append(child)
+        self._pushed = [each for each in self._pushed or () if each.exited is None]
+        self._pushed.append(child)
         actor.promises.append(child)
         actor.wake()
-
-    pushed: list[StreamActor] = []
-    if route.pushes:
-        outgoing = evolve(outgoing, promised=promised)
-    actor = _start(route, outgoing, lend)
-    try:
-        await actor.until(lambda: actor.sent)
-        if not actor.sent:
-            raise actor.failure()
-        yield ClientStream(actor, outgoing.max_body, expects=outgoing.expects and outgoing.body is None)
-    finally:
-        actor.promises = None
-        for each in (*pushed, actor):
-            each.reset(ErrorCode.CANCEL)
-            each.signal(Halt(None))
 
 
 def _stream(route: Route, outgoing: Outgoing, body: Body) -> StreamActor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Final
 
 from attrs import evolve
 
 from actors.addresses import Address
-from actors.bodies import Outgoing
+from actors.bodies import Loan, Outgoing, open_stream
 from actors.client_stream import ClientStream
 from actors.errors import (
     DeadlineExceeded,
@@ -40,8 +42,8 @@ class Course:
     """One request's way through a link."""
 
     __slots__ = (
-        "_authority", "_avoid", "_budget", "_idempotent", "_keeper", "_loop", "_outgoing", "_patient", "_repetitions",
-        "_retry", "_until", "_worst",
+        "_authority", "_avoid", "_budget", "_delayed", "_idempotent", "_keeper", "_loop", "_outgoing", "_patient",
+        "_repetitions", "_retry", "_until", "_worst",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +69,8 @@ class Course:
         now = self._loop.time()
         self._until = None if outgoing.timeout is None else now + outgoing.timeout
         self._avoid: tuple[Address, ...] = ()
+        self._delayed = False
+        """Whether some of its time has gone by before this attempt."""
         self._repetitions: Repetitions | None = None
         self._worst = Outcome.NOT_SENT
         budget.requested(now)
@@ -79,6 +83,7 @@ class Course:
 
     async def wait(self) -> Member[Address]:
         """A place on a connection, in the time that the whole request has. Raises what keeps it from having one."""
+        self._delayed = True
         keeper, states = self._keeper, self._keeper.states
         if states.state is LinkState.SHUTDOWN or (states.state is LinkState.TRANSIENT_FAILURE and not self._patient):
             raise self._truthful(_unconnected(keeper.name, states))
@@ -130,7 +135,7 @@ class Course:
         if self._authority is not None and member.authority != self._authority:
             head = [(name, member.authority if name == b":authority" else value) for name, value in outgoing.head]
             outgoing = evolve(outgoing, head=head)
-        if self._until is not None:
+        if self._until is not None and self._delayed:
             left = max(self._until - self._loop.time(), LEAST_TIME)
             outgoing = evolve(outgoing, timeout=left, given=self._outgoing.timeout)
         return outgoing
@@ -163,6 +168,7 @@ class Course:
     def again(self, member: Member[Address], error: LinkError) -> float:
         """The seconds to wait before the next attempt, after this one failed. Raises the error if there is none."""
         self._blame(member, error)
+        self._delayed = True
         now = self._loop.time()
         if self._repetitions is None:
             body = self._outgoing.body
@@ -209,6 +215,44 @@ class Course:
             now = self._loop.time()
             if self._keeper.pool.outliers.failed(member.key, now):
                 self._keeper.set_aside(now)
+
+
+class Opening(AbstractAsyncContextManager[ClientStream]):
+    """A stream on its way to a place, and then lent to its caller."""
+
+    __slots__ = ("_course", "_loan", "_member", "_stream")
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._loan: Loan | None = None
+
+    async def __aenter__(self) -> ClientStream:
+        if self._loan is not None:
+            raise Misuse("a stream is entered once: call link.stream() for another")
+        course = self._course
+        while True:
+            member = self._member = course.enter() or await course.wait()
+            try:
+                self._loan = open_stream(member.route, course.over(member))
+                self._stream = await self._loan.__aenter__()
+            except BaseException as error:
+                course.leave(member)
+                if not isinstance(error, LinkError):
+                    raise
+                pause = course.again(member, error)
+            else:
+                return self._stream
+            await asyncio.sleep(pause)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loan is not None:
+            try:
+                self._course.left(self._member, self._stream)
+            finally:
+                self._loan.leave()
+                self._course.leave(self._member)
 
 
 def _has_pushback(fields: Headers) -> bool:

@@ -383,6 +383,7 @@ class Keeper(TurnActor[KeeperMessage]):
             self._hurry()
             self._stale = False
             self._addresses = addresses
+            self._lost = {place: until for place, until in self._lost.items() if place in addresses}
             self.pool.outliers.change(addresses)
             for member in self.members.values():
                 member.is_unwanted = member.key not in addresses
@@ -429,6 +430,7 @@ class Keeper(TurnActor[KeeperMessage]):
     def _ready(self, name: str, max_streams: int) -> None:
         member, now = self.members[name], self._now()
         member.phase, member.since, member.limit = Phase.READY, now, max_streams
+        self._lost.pop(member.key, None)
         self._attempts.succeeded()
         if member.replaces is not None:
             others = [each for each in self.pool.members if each.key == member.replaces]
@@ -470,7 +472,13 @@ class Keeper(TurnActor[KeeperMessage]):
     def _gone(self, member: Member[Address], reason: LinkError) -> None:
         """A connection is to be replaced."""
         now = self._now()
-        if member.replaces is None:
+        if member.since is None:
+            self._lost[member.key] = now + self.limits.resolve_interval
+        if member.replaces is not None:
+            pass  # it was to even out the load, and need not be replaced
+        elif member.since is None and any(self._lost.get(each, -math.inf) <= now for each in self._addresses):
+            self._attempts.trouble = reason  # another place may well be better
+        else:
             lasted = now - member.since if member.since is not None else None
             self._attempts.gone(reason, now, lasted=lasted, proved=member.proved)
         self._look_again(now)
@@ -540,9 +548,9 @@ class Keeper(TurnActor[KeeperMessage]):
             self._resolve()
         if any(each.proved for each in self.pool.members):
             self._attempts.forgive()
+        self.pool.refill(now)  # a place that was set aside may have come back
         self._trim()
         self._even_out(now)
-        self.pool.refill(now)  # a place that was set aside may have come back
 
     def _say_state(self, now: float) -> None:
         phases, attempts = {each.phase for each in self.members.values()}, self._attempts

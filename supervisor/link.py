@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Final, Self
 
 from actors.addresses import Endpoint
-from actors.bodies import Outgoing, open_stream, prepare, request
+from actors.bodies import Outgoing, prepare, request
 from actors.client_stream import ClientStream
 from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
 from actors.exchange import OutgoingBody, Response
@@ -21,7 +21,7 @@ from actors.renewal import TlsFiles
 from actors.settings import Backoff, Health, Limits, Retry, Tls, check_debug, check_kind, check_limits
 from actors.tls import client_side
 from actors.trace import Tracer
-from supervisor.course import Course
+from supervisor.course import Course, Opening
 from supervisor.endpoints import parse_urls
 from supervisor.health import PingStrikes
 from supervisor.keeper import Keeper, Service
@@ -301,8 +301,7 @@ class Link:
             if pause:
                 await asyncio.sleep(pause)
 
-    @asynccontextmanager
-    async def stream(
+    def stream(
         self,
         method: str,
         path: str,
@@ -316,7 +315,7 @@ class Link:
         authority: str | None = None,
         protocol: str | None = None,
         wait_for_ready: bool | None = None,
-    ) -> AsyncIterator[ClientStream]:
+    ) -> AbstractAsyncContextManager[ClientStream]:
         """Open a stream to send and receive over at the same time; leaving it unfinished resets it with CANCEL.
 
         Without ``body`` our side stays open until ``end()``, but for GET and HEAD, which have none. The rest is as in
@@ -328,22 +327,7 @@ class Link:
             method, path, headers=headers, body=body, trailers=trailers, timeout=timeout, weight=weight,
             max_body=max_body, authority=authority, protocol=protocol,
         )  # fmt: skip
-        course = self._course(outgoing, False, wait_for_ready, authority)
-        async with AsyncExitStack() as opened:
-            while True:
-                member = course.enter() or await course.wait()
-                opened.callback(course.leave, member)
-                try:
-                    stream = await opened.enter_async_context(open_stream(member.route, course.over(member)))
-                    break
-                except LinkError as error:
-                    pause = course.again(member, error)
-                    await opened.pop_all().aclose()
-                await asyncio.sleep(pause)
-            try:
-                yield stream
-            finally:
-                course.left(member, stream)
+        return Opening(self._course(outgoing, False, wait_for_ready, authority))
 
     def _course(
         self, outgoing: Outgoing, idempotent: bool, wait_for_ready: bool | None, authority: str | None = None

@@ -68,8 +68,7 @@ class Outliers(Generic[K]):
 
     def succeeded(self, key: K, now: float) -> None:
         """A request to the endpoint got an answer that is no 5xx."""
-        record = self._records.get(key)
-        if record is not None:
+        if self._records and (record := self._records.get(key)) is not None:  # hashing a key takes longer than the rest
             self._forgive(key, record, now)
 
     def failed(self, key: K, now: float) -> bool:

@@ -230,19 +230,14 @@ class Pool(Generic[K]):
         """The least loaded with room; a silent one only where no other has any, one that is set aside never."""
         if self._review_at is not None and now >= self._review_at:
             self.review(now)
-        members = self._members
-        size = len(members)
+        members, turn = self._members, self._turn
         quiet_since = now - self.health.before_request
         best: Member[K] | None = None
         least = 1 << 60
-        others = False
-        for step in range(size):
-            index = self._turn + step  # those with the same load take turns
-            member = members[index if index < size else index - size]
-            others = others or not member.aside
-            if member.load >= member.limit:
-                continue
+        for member in members[turn:] + members[:turn] if turn else members:  # those with the same load take turns
             rank = member.load
+            if rank >= least or rank >= member.limit:
+                continue  # what follows only makes it worse
             if member.connection.heard < quiet_since:
                 rank += 1 << 40
             if member.is_unwanted:
@@ -253,9 +248,9 @@ class Pool(Generic[K]):
                 rank += 1 << 43
             if rank < least:
                 best, least = member, rank
-        if best is None or (best.aside and others):
+        if best is None or (best.aside and not all(each.aside for each in members)):
             return None
-        self._turn = self._turn + 1 if self._turn + 1 < size else 0
+        self._turn = turn + 1 if turn + 1 < len(members) else 0
         return best
 
     # --- connections --------------------------------------------------------------------------------------------------

@@ -27,11 +27,20 @@ Studies take several figures of one run, some with a bar that they must meet; th
 in C would do:
 - ``streams``: what 10,000 open, idle streams cost beyond the bare loop (8 KiB a stream), for a server and for clients.
 - ``latency``: percentiles at the same rate for both (p99 at most twice the bare loop's), for a server and a client.
+- ``link``: 50 callers through a whole link, with somebody who looks at its figures each second (at least 0.8 of the
+  bare loop's rate, and 5 times that of httpx).
+- ``idle``: 1,000 links that nobody uses, with and without PINGs, for 60 s: the processor's time (at most 1 % of a
+  core), bytes a link, and by how much these grow.
+- ``recovery``: SIGKILL of a server: READY within one wait of the backoff once it listens again; and with a second
+  server, the latencies of the next second (p99 at most 1 s). There is no bare loop beside it.
+- ``spread``: 10,000 long-lived streams of one link, and what one more costs (at most 1.3 of what it does behind 100).
 - ``flood``: hostile clients against our server, and a bystander's latency; it has no pairs, and nothing beside it. Its
   figures hold for one machine; what matters is its bars. ``flood:ATTACK`` runs one, as ``tls:client`` runs a part.
 
 Map: ``__main__`` (arguments), ``suite`` (the benchmarks), ``harness`` (pairs, processes), ``report`` (tables, JSON),
 ``peers`` (nghttpd, h2load), ``jobs`` (the work, timed alike for both), ``bare`` and ``ours`` (the same roles twice),
-``loops`` (the bare loop), ``mailboxes``, ``certificates``; ``studies`` (several figures a run), ``streams`` and what is
-done for it in ``idle``, ``latency``; ``flood``, ``attacks`` (their frames), ``attacker`` and ``bystander`` (programs).
+``loops`` and ``talks`` (the bare loop), ``rival`` (httpx), ``mailboxes``, ``certificates``; ``studies`` (several
+figures a run), ``streams`` and what is done for it in ``idle``, ``latency``; ``links`` (whole links), and what is done
+for it in ``resting``, ``echoes`` and ``recovery`` (a program); ``flood``, ``attacks`` (their frames), ``attacker`` and
+``bystander`` (programs).
 """

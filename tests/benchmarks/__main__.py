@@ -10,7 +10,7 @@ from types import FrameType
 
 from tests.benchmarks import flood, report, suite
 from tests.benchmarks.flood import Flood
-from tests.benchmarks.harness import NOISE, RECORDED, Benchmark, Failed, Running, started
+from tests.benchmarks.harness import BARE, NOISE, RECORDED, Benchmark, Failed, Running, started
 from tests.benchmarks.studies import Report as StudyReport
 from tests.benchmarks.studies import Study
 
@@ -28,9 +28,14 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("name", choices=[*names, *single, "all"], metavar="NAME", help=", ".join([*names, "all"]))
     parser.add_argument("--json", action="store_true", help="print one JSON object a benchmark, one on each line")
-    parser.add_argument("--pairs", type=int, metavar="N", help="how often to run all variants (default 7; idle and recovery 3)")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="how long a run takes, about (default 3; an attack of flood 10, idle 60)"
+        "--pairs", type=int, metavar="N", help="how often to run all variants (default 7, spread 5, idle 3)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="how long a run takes, about (default 3; an attack of flood 10, idle 60)",
     )
     parser.add_argument("--recorder", action="store_true", help="measure ours with its flight recorder on as well")
     parser.add_argument("--noise", action="store_true", help="measure the bare loop against itself as well")
@@ -53,7 +58,12 @@ def _run(asked: argparse.Namespace, benchmark: Benchmark | Study | Flood) -> Non
                 _compare(asked, running)
         case Study():
             with benchmark.open(asked.seconds or benchmark.seconds) as begun:
-                _study(asked, StudyReport(benchmark, begun, (*benchmark.variants, *extra)))
+                _study(
+                    asked,
+                    StudyReport(
+                        benchmark, begun, (*benchmark.variants, *(extra if BARE in benchmark.variants else ()))
+                    ),
+                )
         case Flood():
             _flood(asked, benchmark, asked.seconds or flood.SECONDS)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from tests.benchmarks import certificates, idle, jobs
+from tests.benchmarks import certificates, echoes, idle, jobs, resting
 from tests.benchmarks.jobs import Options
 from tests.benchmarks.loops import BulkClient, BulkServer, Client, HelloServer, IdleServer, Loop, request
+from tests.benchmarks.talks import EchoClient, EchoServer
 
 _Client = TypeVar("_Client", bound=Loop)
 
@@ -16,8 +18,8 @@ _Client = TypeVar("_Client", bound=Loop)
 def _serving(protocol: type[Loop]) -> jobs.Serve:
     async def serve(options: Options) -> None:
         context = None if options.tls is None else certificates.server_context(options.tls)
-        server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0, ssl=context)
-        print("listening", server.sockets[0].getsockname()[1], flush=True)
+        server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", options.at, ssl=context)
+        jobs.listening(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     return serve
@@ -35,6 +37,11 @@ async def _client(port: int, requests: int, options: Options) -> float:
     return await jobs.time_requests(client.get, requests)
 
 
+async def _link(port: int, requests: int, options: Options) -> dict[str, float]:
+    client = await _connect(Client, port, options)
+    return await jobs.cost_requests(client.get, requests)
+
+
 async def _latency(port: int, requests: int, options: Options) -> dict[str, float]:
     client = await _connect(Client, port, options)
     return await jobs.open_loop(client.get, requests, options.rate)
@@ -46,6 +53,39 @@ async def _idle(port: int, requests: int, options: Options) -> dict[str, float]:
         return lambda path: client.get(request(b"GET", path, port, options.scheme))
 
     return await idle.hold(connect, requests)
+
+
+def _rest(*, pinging: bool) -> jobs.Run:
+    async def run(port: int, seconds: int, options: Options) -> dict[str, float]:
+        async def connect() -> idle.Get:
+            client = await _connect(Client, port, options)
+            if pinging:
+                client.ping_every(resting.INTERVAL)
+            return lambda path: client.get(request(b"GET", path, port, options.scheme))
+
+        return await resting.rest(connect, seconds, pinging=pinging)
+
+    return run
+
+
+async def _spread(port: int, streams: int, options: Options) -> dict[str, float]:
+    """As many connections as are needed, one after the other, each full of streams."""
+    clients: list[EchoClient] = []
+    connecting = asyncio.Lock()
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[bytes]:
+        async with connecting:
+            if not clients or clients[-1].opened == jobs.STREAMS:
+                clients.append(await _connect(EchoClient, port, options))
+            stream_id = clients[-1].open()
+            client = clients[-1]
+        try:
+            yield await client.echo(stream_id, echoes.MESSAGE)
+        finally:
+            client.close(stream_id)
+
+    return await echoes.spread(opened, streams)
 
 
 def _bulk(transfer: Callable[[BulkClient], Awaitable[int]]) -> jobs.Run:
@@ -62,11 +102,16 @@ if __name__ == "__main__":
             "hello-server": _serving(HelloServer),
             "bulk-server": _serving(BulkServer),
             "idle-server": _serving(IdleServer),
+            "echo-server": _serving(EchoServer),
         },
         clients={
             "client": _client,
             "latency": _latency,
             "idle": _idle,
+            "link": _link,
+            "rest": _rest(pinging=False),
+            "rest-pinging": _rest(pinging=True),
+            "spread": _spread,
             "download": _bulk(BulkClient.download),
             "upload": _bulk(BulkClient.upload),
         },

@@ -18,6 +18,7 @@ RUN_SECONDS = 180
 
 BARE = "bare"
 OURS = "ours"
+HTTPX = "httpx"
 RECORDED = "ours, recorded"
 NOISE = "bare again"
 
@@ -103,12 +104,18 @@ def _rounded(amount: float) -> int:
     return max(1, int(float(f"{amount:.1e}")))
 
 
-def role(variant: str, *arguments: str, tls: Path | None = None, rate: float | None = None) -> list[str]:
-    """The command that plays a role of ``bare`` or ``ours``."""
-    program = "ours" if variant in (OURS, RECORDED) else "bare"
+_PROGRAMS = {OURS: "ours", RECORDED: "ours", HTTPX: "rival"}
+
+
+def role(
+    variant: str, *arguments: str, tls: Path | None = None, rate: float | None = None, at: int | None = None
+) -> list[str]:
+    """The command that plays a role of ``bare``, ``ours`` or ``rival``."""
+    program = _PROGRAMS.get(variant, "bare")
     options = ["--recorder"] if variant == RECORDED else []
     options += [] if tls is None else [f"--tls={tls}"]
     options += [] if rate is None else [f"--rate={rate}"]
+    options += [] if at is None else [f"--at={at}"]
     return module(program, *options, *arguments)
 
 

@@ -2,14 +2,17 @@
 
 ``bare`` and ``ours`` are programs with the same roles; ``harness`` runs each in a process of its own:
 
-    hello-server | bulk-server | idle-server | flood-server (ours)
-                                        print "listening PORT", serve until killed
+    hello-server | bulk-server | idle-server | echo-server (bare) | flood-server (ours)
+                                        print "listening PORT WHEN" (by the monotonic clock), serve until killed
     client PORT REQUESTS                print requests per second
     download|upload PORT ROUNDS         print bytes per second
     latency PORT REQUESTS --rate RATE   print percentiles, in seconds (see ``open_loop``)
     idle PORT REQUESTS                  print what both sides use (see ``idle``)
+    link PORT REQUESTS                  print requests per second, and the processor's time for each
+    rest|rest-pinging PORT SECONDS      print what idle links use (see ``resting``)
+    spread PORT STREAMS                 print what one more stream costs (see ``echoes``)
 
-``--tls FOLDER`` names the folder with the certificates (see ``certificates``).
+``--at PORT`` says where a server listens; ``--tls FOLDER`` names the folder of the certificates (see ``certificates``).
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import resource
 import selectors
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -48,18 +52,24 @@ def chunks() -> Iterator[bytes]:
 
 async def time_requests(get: Callable[[], Awaitable[tuple[int, bytes]]], requests: int) -> float:
     """Requests per second of ``CALLERS`` tasks that share ``get``; a tenth more is done first, untimed."""
+    return (await cost_requests(get, requests))["rate"]
+
+
+async def cost_requests(get: Callable[[], Awaitable[tuple[int, bytes]]], requests: int) -> dict[str, float]:
+    """The same, and the processor's seconds for each request."""
 
     async def caller(count: int) -> None:
         for _ in range(count):
             if (reply := await get()) != (200, HELLO):
                 raise WrongReply(reply)
 
-    async def all_callers(each: int) -> float:
-        began = time.perf_counter()
+    async def all_callers(each: int) -> dict[str, float]:
+        began, used = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
             for _ in range(CALLERS):
                 group.create_task(caller(each))
-        return CALLERS * each / (time.perf_counter() - began)
+        done = CALLERS * each
+        return {"rate": done / (time.perf_counter() - began), "cpu": (time.process_time() - used) / done}
 
     each = max(1, requests // CALLERS)
     await all_callers(max(1, each // 10))
@@ -100,10 +110,10 @@ async def open_loop(get: Callable[[], Awaitable[tuple[int, bytes]]], requests: i
                 await asyncio.sleep(early)
             group.create_task(one(due))
     counted = sorted(latencies[requests // 10 :])
-    return {"p50": _percentile(counted, 0.5), "p99": _percentile(counted, 0.99), "worst": counted[-1]}
+    return {"p50": percentile(counted, 0.5), "p99": percentile(counted, 0.99), "worst": counted[-1]}
 
 
-def _percentile(ascending: list[float], share: float) -> float:
+def percentile(ascending: list[float], share: float) -> float:
     return ascending[min(len(ascending) - 1, int(len(ascending) * share))]
 
 
@@ -114,6 +124,7 @@ class Options:
     recorder: bool
     tls: Path | None
     rate: float
+    at: int = 0
 
     @property
     def scheme(self) -> str:
@@ -132,6 +143,7 @@ def main(servers: Mapping[str, Serve], clients: Mapping[str, Run]) -> None:
     parser.add_argument("--recorder", action="store_true")
     parser.add_argument("--tls", type=Path, default=None)
     parser.add_argument("--rate", type=float, default=0)
+    parser.add_argument("--at", type=int, default=0)
     roles = parser.add_subparsers(dest="role", required=True)
     for name in servers:
         roles.add_parser(name)
@@ -140,12 +152,24 @@ def main(servers: Mapping[str, Serve], clients: Mapping[str, Run]) -> None:
         role.add_argument("port", type=int)
         role.add_argument("amount", type=int)
     asked = parser.parse_args()
-    options = Options(recorder=asked.recorder, tls=asked.tls, rate=asked.rate)
+    options = Options(recorder=asked.recorder, tls=asked.tls, rate=asked.rate, at=asked.at)
+    _allow_sockets()
     if asked.role in servers:
         asyncio.run(servers[asked.role](options))
         return
     with asyncio.Runner(loop_factory=fine_loop if options.rate else None) as runner:
         print(json.dumps(runner.run(clients[asked.role](asked.port, asked.amount, options))))
+
+
+def listening(port: int) -> None:
+    """Say that a server listens now."""
+    print("listening", port, time.monotonic(), flush=True)
+
+
+def _allow_sockets() -> None:
+    """As many as this user may have: a thousand links take more than is usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def fine_loop() -> asyncio.AbstractEventLoop:

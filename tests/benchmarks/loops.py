@@ -37,7 +37,7 @@ _IDLE_HEADERS: Headers = [(b":status", b"200")]
 _UPLOADED_HEADERS: Headers = [(b":status", b"200"), (b"content-length", b"0")]
 # Written at a time, from one buffer that is all of the body.
 _BATCH = memoryview(jobs.CHUNK)
-_FAILURES = (StreamReset, ConnectionTerminated)
+FAILURES = (StreamReset, ConnectionTerminated)
 
 
 class Loop(asyncio.Protocol):
@@ -132,6 +132,12 @@ class Client(Loop):
         self.flushing = False
         super().flush()
 
+    def ping_every(self, seconds: float) -> None:
+        """Ask for a sign of life each time, whether anything is under way or not."""
+        self.loop.call_later(seconds, self.ping_every, seconds)
+        self.h2.ping(bytes(8))
+        self.flush()
+
     def data_received(self, data: bytes) -> None:
         h2, replies = self.h2, self.replies
         for event in h2.receive_data(data):
@@ -143,7 +149,7 @@ class Client(Loop):
             elif isinstance(event, StreamEnded):
                 reply = replies.pop(event.stream_id)
                 reply.done.set_result((reply.status, reply.body))
-            elif isinstance(event, _FAILURES):
+            elif isinstance(event, FAILURES):
                 self.fail(event)
         super().flush()
 
@@ -247,7 +253,7 @@ class BulkClient(_Bulk):
             self.status = _status(event)
         elif isinstance(event, StreamEnded):
             self.ended.set_result(None)
-        elif isinstance(event, _FAILURES):
+        elif isinstance(event, FAILURES):
             raise jobs.WrongReply(event)
 
     async def download(self) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from actors.server_stream import Handler, ServerStream
-from actors.settings import Tls
+from actors.settings import Health, Tls
 from actors.trace import Recorder, Tracer
 from supervisor.link import Link
 from supervisor.server import Server
-from tests.benchmarks import certificates, idle, jobs
+from tests.benchmarks import certificates, echoes, idle, jobs, resting
 from tests.benchmarks.jobs import Options
 
 
@@ -53,9 +54,10 @@ def _record(tracer: Tracer, options: Options) -> None:
         tracer.attach(Recorder())
 
 
-def _link(port: int, options: Options) -> Link:
+def _link(port: int, options: Options, *, health: Health | None = None, max_connections: int = 1) -> Link:
     tls = None if options.tls is None else Tls(cacert=options.tls / certificates.AUTHORITY)
-    link = Link(f"{options.scheme}://127.0.0.1:{port}", tls=tls)
+    url = f"{options.scheme}://127.0.0.1:{port}"
+    link = Link(url, tls=tls, health=health, max_connections=max_connections)
     _record(link.tracer, options)
     return link
 
@@ -65,9 +67,9 @@ def _serving(handler: Handler) -> jobs.Serve:
         tls = None
         if options.tls is not None:
             tls = Tls(certfile=options.tls / certificates.CERTIFICATE, keyfile=options.tls / certificates.KEY)
-        async with Server(handler, "127.0.0.1", 0, tls=tls) as server:
+        async with Server(handler, "127.0.0.1", options.at, tls=tls) as server:
             _record(server.tracer, options)
-            print("listening", server.port, flush=True)
+            jobs.listening(server.port)
             await asyncio.get_running_loop().create_future()
 
     return serve
@@ -76,6 +78,22 @@ def _serving(handler: Handler) -> jobs.Serve:
 async def _client(port: int, requests: int, options: Options) -> float:
     async with _link(port, options) as link:
         return await jobs.time_requests(lambda: _get(link, jobs.HELLO_PATH), requests)
+
+
+async def _full_link(port: int, requests: int, options: Options) -> dict[str, float]:
+    """PINGs also while it is idle, and somebody who looks at its figures each second."""
+
+    async def look(link: Link) -> None:
+        while True:
+            if (stats := link.stats()).connections_open != 1:
+                raise jobs.WrongReply(stats)
+            await asyncio.sleep(1)
+
+    async with _link(port, options, health=Health.fast()) as link, asyncio.TaskGroup() as group:
+        looking = group.create_task(look(link))
+        costs = await jobs.cost_requests(lambda: _get(link, jobs.HELLO_PATH), requests)
+        looking.cancel()
+    return costs
 
 
 async def _latency(port: int, requests: int, options: Options) -> dict[str, float]:
@@ -91,6 +109,31 @@ async def _idle_client(port: int, requests: int, options: Options) -> dict[str, 
             return lambda path: _get(link, path)
 
         return await idle.hold(connect, requests)
+
+
+def _rest(health: Health) -> jobs.Run:
+    async def run(port: int, seconds: int, options: Options) -> dict[str, float]:
+        async with AsyncExitStack() as links:
+
+            async def connect() -> idle.Get:
+                link = await links.enter_async_context(_link(port, options, health=health))
+                return lambda path: _get(link, path)
+
+            return await resting.rest(connect, seconds, pinging=health.while_idle)
+
+    return run
+
+
+async def _spread(port: int, streams: int, options: Options) -> dict[str, float]:
+    async with _link(port, options, max_connections=-(-streams // jobs.STREAMS)) as link:
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[bytes]:
+            async with link.stream("POST", echoes.PATH) as stream:
+                await stream.send(echoes.MESSAGE)
+                yield await stream.read(len(echoes.MESSAGE))
+
+        return await echoes.spread(opened, streams)
 
 
 async def _get(link: Link, path: str) -> tuple[int, bytes]:
@@ -146,6 +189,10 @@ if __name__ == "__main__":
             "client": _client,
             "latency": _latency,
             "idle": _idle_client,
+            "link": _full_link,
+            "rest": _rest(Health()),
+            "rest-pinging": _rest(Health.fast()),
+            "spread": _spread,
             "download": _download,
             "upload": _upload,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -43,7 +44,9 @@ class Figure:
     def compared(self, pair: Taken, variant: str, other: str | None = None) -> float:
         """How a variant stands to another one, which is the first unless said."""
         ours, others = pair[variant][self.name], pair[other or next(iter(pair))][self.name]
-        return (ours - others) * self.factor if self.beyond else ours / others
+        if self.beyond:
+            return (ours - others) * self.factor
+        return ours / others if others else math.nan
 
     def show(self, measured: float) -> str:
         return f"{measured * self.factor:,.{self.digits}f}"
