@@ -26,7 +26,7 @@ from actors.addresses import Address, Endpoint
 from actors.bodies import Route
 from actors.client import ClientConnection
 from actors.dialling import connect
-from actors.errors import Closed, ConnectFailed, GoAway, LinkError, Outcome, PingTimeout
+from actors.errors import Closed, ConnectFailed, GoAway, LinkError, Outcome, PingTimeout, ProtocolViolation, TlsFailed
 from actors.mailbox import Reply, Understood, closed_error
 from actors.messages import (
     AlternativeOffered,
@@ -590,10 +590,12 @@ class Keeper(TurnActor[KeeperMessage]):
         if members and not any(each.is_probed for each in members):
             members[0].is_probed = True
             members[0].route.connection.tell(SendPing())
-        elif self.states.state is LinkState.TRANSIENT_FAILURE and not asked.patient:
+        elif self.states.state is LinkState.TRANSIENT_FAILURE:
             trouble = self._attempts.trouble or Closed(f"{self.name} is not connected")
-            asked.reply.fail(trouble.with_outcome(Outcome.NOT_SENT))  # each its own, as each adds its traceback
-            return True
+            # To wait for a service that is there, and cannot be spoken to, would only hide a mistake.
+            if not asked.patient or isinstance(trouble, (TlsFailed, ProtocolViolation)):
+                asked.reply.fail(trouble.with_outcome(Outcome.NOT_SENT))  # each its own, as each adds its traceback
+                return True
         return False
 
     def _let_hold(self, limits: Limits) -> tuple[Reply[None], ...]:

@@ -190,6 +190,15 @@ async def test_certificates_that_do_not_convince_a_client(authority: Authority, 
         assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
 
 
+async def test_a_certificate_that_does_not_convince_fails_entering_also_for_who_waits(authority: Authority) -> None:
+    """To wait for another certificate would only hide the mistake."""
+    async with Server(answer, tls=authority.server("service.test")) as server:
+        link = Link(server.url, tls=authority.client(), wait_for_ready=True)
+        async with asyncio.timeout(30):
+            with pytest.raises(TlsFailed, match="another IP address"):
+                await link.__aenter__()
+
+
 async def test_clients_that_do_not_convince_a_server(authority: Authority, tmp_path: Path) -> None:
     """With TLS 1.3 the client's handshake is over when it is refused: entering fails all the same."""
     stranger = Authority(tmp_path, "stranger").issue("eve.test")
