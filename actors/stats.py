@@ -8,7 +8,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from actors.errors import Closed, ErrorCode, GoAway
+from actors.errors import Closed, ErrorCode, GoAway, TransportLost
 
 RECENT: Final = 128
 """Round trips that are remembered."""
@@ -120,14 +120,19 @@ class Totals:
 
     def bury(self, last: ConnectionStats, reason: BaseException | None) -> None:
         """A connection has ended, and these are its last figures."""
-        self.ended[ending_of(reason)] += 1
+        self.ended[ending_of(reason, idle=not last.streams_open)] += 1
         self.streams += last.streams_total
         self.bytes_received += last.bytes_received
         self.bytes_sent += last.bytes_sent
 
 
-def ending_of(reason: BaseException | None) -> str:
-    """The name of the error's class; empty where a side closed the connection in good order."""
+def ending_of(reason: BaseException | None, *, idle: bool = False) -> str:
+    """The name of the error's class; empty where a side closed the connection in good order.
+
+    ``idle``: no stream was open; then many clients just close their socket, without GOAWAY.
+    """
+    if idle and type(reason) is TransportLost and reason.__cause__ is None:
+        return ""
     if reason is None or type(reason) is Closed:
         return ""
     if isinstance(reason, GoAway) and reason.code == ErrorCode.NO_ERROR:

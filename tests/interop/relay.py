@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 from attrs import define, field
@@ -71,7 +71,8 @@ class Relay:
             skip = max(0, skip - len(chunk))
             writer.write(chunk)
         if not writer.is_closing():
-            writer.write_eof()
+            with suppress(OSError):  # the other end was reset meanwhile
+                writer.write_eof()
 
     async def _leave(self) -> None:
         for writer in self._writers:

@@ -279,4 +279,6 @@ def test_an_end_in_good_order_has_no_name_and_any_other_its_errors() -> None:
     assert [ending_of(reason) for reason in (None, Closed("closed"), GoAway("bye", code=Code.NO_ERROR))] == [""] * 3
     assert ending_of(GoAway("bye", code=Code.INTERNAL_ERROR)) == "GoAway"
     assert ending_of(TransportLost("lost")) == "TransportLost"
+    assert ending_of(TransportLost("was closed by the peer"), idle=True) == ""
+    assert ending_of(TransportLost.because("broke", OSError("reset")), idle=True) == "TransportLost"
     assert ending_of(RuntimeError("a fault")) == "RuntimeError"
