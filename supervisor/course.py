@@ -212,6 +212,10 @@ class Course:
         """Count a failure against the place, where it is one of its own."""
         code = error.code if isinstance(error, (StreamReset, GoAway)) else None
         if isinstance(error, (RemoteError, TransportError)) and code not in _NO_FAULT:
+            if not isinstance(error, StreamReset):
+                if member.blamed:
+                    return  # one failure of a connection fails many requests
+                member.blamed = True
             now = self._loop.time()
             if self._keeper.pool.outliers.failed(member.key, now):
                 self._keeper.set_aside(now)

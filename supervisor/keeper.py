@@ -286,9 +286,12 @@ class Keeper(TurnActor[KeeperMessage]):
         if not self._attempts.may_begin(now):
             if self._waking is None:
                 self._waking = self.after(self._attempts.not_before - now, Wake())
-        elif self._stale:
+            return
+        if self._stale:
             self._resolve()
-        elif not self._attempts.failing:
+        if not self._addresses:
+            return
+        if not self._attempts.failing:
             for _ in range(need):
                 self._dial(self._order(now))
         elif not wanted_dials and not any(each.phase is Phase.STARTING for each in self.members.values()):

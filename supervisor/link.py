@@ -71,7 +71,8 @@ class Link:
     ) -> None:
         """``url`` is ``http://HOST[:PORT]``, ``https://`` for TLS, or ``unix:PATH``; several are places of one service.
 
-        ``connections`` are kept open; up to ``max_connections`` (the same number) are, while those are full.
+        ``connections`` are kept open; up to ``max_connections`` (the same number) are, while those are full,
+        beside some that may be suspect or on their way out.
         ``wait_for_ready``: requests wait, within their time, where none can be made, instead of failing at once.
         ``tls`` says how TLS is done; for a Unix socket, that it is. The files that it names are read at once, and again
         when they have changed. Raises Misuse for what can never work.

@@ -58,8 +58,8 @@ class Member(Generic[K]):
     """A connection as the pool knows it; ``key`` is the place that it leads to."""
 
     __slots__ = (
-        "aside", "authority", "connection", "is_probed", "is_unwanted", "key", "limit", "load", "name", "phase",
-        "proved", "replaces", "route", "since",
+        "aside", "authority", "blamed", "connection", "is_probed", "is_unwanted", "key", "limit", "load", "name",
+        "phase", "proved", "replaces", "route", "since",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +94,8 @@ class Member(Generic[K]):
         """Whether its place is none of the service's any more."""
         self.proved = False
         """Whether it has answered a request."""
+        self.blamed = False
+        """Whether its own failure was counted against its place."""
 
 
 class Waiter(Generic[K]):
