@@ -21,6 +21,7 @@ from actors.messages import (
     StreamFailed,
     WriteOn,
 )
+from actors.patience import Wait
 from actors.pulse import Monitor
 from actors.settings import Limits
 from actors.slots import Slots
@@ -58,8 +59,8 @@ class ClientConnection(ConnectionActor):
     def _admit(self, message: OpenStream) -> None:
         name = message.stream.name
         self.children[name] = message.stream
-        if self._going is not None:
-            self._refuse(message, self._going)
+        if self._farewell.going is not None:
+            self._refuse(message, self._farewell.going)
             return
         self._waiting[name] = message
         if self._slots.enter(name):
@@ -92,12 +93,12 @@ class ClientConnection(ConnectionActor):
         """No more streams: the owner makes another connection, and what is open here finishes (RFC 9113, 5.1.1)."""
         error = self.wire.broken or Closed(f"{self.name} has used up its stream ids (RFC 9113, 5.1.1)")
         self._retire(error)
-        return self._going or error
+        return self._farewell.going or error
 
     def _retire(self, error: LinkError) -> None:
-        if self._going is None:
-            self._going = self._closing = error
-            self._say_goodbye(ErrorCode.NO_ERROR)
+        if self._farewell.going is None:
+            self._farewell.going = self._farewell.closing = error
+            self._farewell.say(ErrorCode.NO_ERROR)
             self._send_home(error)
             self._owner.tell(ConnectionDraining(self.name, error))
 
@@ -119,7 +120,7 @@ class ClientConnection(ConnectionActor):
             return  # of a stream that we dropped
         take = self._promised.get(stream_id)
         living = sum(1 for each in self._streams if each % 2 == 0)
-        if take is None or self._going is not None or living >= 2 * self.limits.max_streams:
+        if take is None or self._farewell.going is not None or living >= 2 * self.limits.max_streams:
             self.wire.reset(fact.stream_id, ErrorCode.CANCEL)
             self.wire.release(fact.stream_id)
             return
@@ -145,7 +146,11 @@ class ClientConnection(ConnectionActor):
                 stream.tell(StreamFailed(error, Outcome.UNPROCESSED))
 
     def _drain(self, drain: Drain) -> None:
-        super()._drain(drain)
+        self._farewell.finish(drain.error)
+        if self._farewell.going is None:
+            self._farewell.refuse(drain.error)
+            self._farewell.say(ErrorCode.NO_ERROR, drain.debug)
+        self.keep(Wait.DRAIN, drain.seconds)
         self._send_home(drain.error)
 
     def settle(self) -> None:

@@ -1,22 +1,14 @@
-"""A listener: sockets in, connections out, and what they share and did.
-
-Accepting is our own: :meth:`asyncio.loop.create_server` has no bound. See :class:`Acceptor`.
-"""
+"""A listener: sockets in, connections out, and what they share and did."""
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
-import resource
-import socket as sockets
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from typing import Any, ClassVar, Final, assert_never
+from typing import ClassVar, Final, assert_never
 
 from actors.actor import Stop
-from actors.errors import LinkError, ListenFailed
+from actors.errors import LinkError
 from actors.mailbox import Ref, Understood
 from actors.memory import Quota, Share, check_quota
 from actors.messages import (
@@ -41,19 +33,11 @@ from actors.serving import ServerConnection
 from actors.settings import Limits
 from actors.stats import ConnectionStats, Totals
 from actors.stream import Body
-from actors.tls import TlsSide, tls_failed
 from actors.trace import Tracer
-from actors.transport import SocketProtocol, bind_tcp, bind_unix, handshake_options, reason_of, shown
+from actors.transport import SocketProtocol
 from actors.turns import TurnActor
 
 logger: Final = logging.getLogger("muxlink.listener")
-
-ACCEPTS_PER_TURN: Final = 64
-"""Sockets that are accepted before the loop serves others."""
-ACCEPT_PAUSE: Final = 0.5
-"""Seconds without accepting after the system refused it."""
-SPARE_FILES: Final = 64
-"""Open files that a process needs besides those of its connections."""
 
 
 class _Served:
@@ -209,214 +193,7 @@ class ListenerActor(TurnActor[ListenerMessage]):
         return {"accepted": self.totals.accepted, "handlers": self.quota.handlers}
 
 
-class Acceptor:
-    """Listening sockets, and a place for each connection that they may bring (``limits.max_connections``).
-
-    While every place is taken nothing is accepted: the next wait in the backlog. With ``limits.refuse_connections``
-    they are closed at once. A place is taken from the accept on, TLS handshake included, and must be given back with
-    :meth:`release` once the connection has ended.
-    """
-
-    # A reader of the loop, not a task in sock_accept(): one that is cancelled as a client comes loses the client's
-    # socket, and closing would have to wait.
-
-    def __init__(
-        self,
-        listening: list[sockets.socket],
-        connected: Callable[[SocketProtocol], None],
-        *,
-        limits: Limits,
-        tracer: Tracer,
-        tls: TlsSide | None = None,
-        refused: Callable[[str], object] = id,
-    ) -> None:
-        """``refused`` is called with the name of the limit for each connection that is closed at once."""
-        self.sockets = listening
-        """Those that it listens on; none once it is closed."""
-        self._connected = connected
-        self._limits = limits
-        self._refused = refused
-        self._tracer = tracer
-        self._tls: Final[dict[str, Any]] = handshake_options(tls) if tls is not None else {}
-        self._loop = asyncio.get_running_loop()
-        self._taken = 0
-        self._by_host: Counter[str] = Counter()
-        self._hosts: dict[Socket, str] = {}
-        """The connections that are there, and the address that each counts for."""
-        self._arriving: set[asyncio.Task[None]] = set()
-        self._pause: asyncio.TimerHandle | None = None
-        self._complained = False
-        self._reading = False
-        self._resume()
-
-    @property
-    def taken(self) -> int:
-        """Places that are taken."""
-        return self._taken
-
-    def is_serving(self) -> bool:
-        return bool(self.sockets)
-
-    def close(self) -> None:
-        """Accept no more, and give up the handshakes that have not come to an end; connections stay."""
-        self._stop_reading()
-        if self._pause is not None:
-            self._pause.cancel()
-        listening, self.sockets = self.sockets, []
-        for each in listening:
-            each.close()
-        for task in self._arriving:
-            task.cancel()
-
-    async def wait_closed(self) -> None:
-        """Wait until the handshakes that :meth:`close` gave up are gone."""
-        if self._arriving:
-            await asyncio.wait(self._arriving)
-
-    def release(self, socket: Socket) -> None:
-        """The connection over ``socket`` has ended: its place is free. What has no place is no matter."""
-        if (host := self._hosts.pop(socket, None)) is not None:
-            self._free(host)
-
-    # --- accepting ----------------------------------------------------------------------------------------------------
-
-    def _resume(self) -> None:
-        self._pause = None
-        if not self._reading and self.sockets and not self._must_wait():
-            self._reading = True
-            for listening in self.sockets:
-                self._loop.add_reader(listening, self._accept, listening)
-
-    def _must_wait(self) -> bool:
-        """Whether the next has to stay in the backlog."""
-        return self._taken >= self._limits.max_connections and not self._limits.refuse_connections
-
-    def _stop_reading(self) -> None:
-        if self._reading:
-            self._reading = False
-            for listening in self.sockets:
-                self._loop.remove_reader(listening)
-
-    def _accept(self, listening: sockets.socket) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            if self._must_wait():
-                self._stop_reading()
-                return
-            try:
-                accepted, address = listening.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionAbortedError:
-                continue  # that one has gone again
-            except OSError as error:
-                self._hold_on(error)
-                return
-            self._complained = False
-            accepted.setblocking(False)
-            self._admit(accepted, address)
-
-    def _hold_on(self, error: OSError) -> None:
-        """The system has no file or memory for another connection, which stays in the backlog: try again later."""
-        if not self._complained:
-            self._complained = True
-            logger.warning("cannot accept connections for now: %s", error.strerror or error)
-        self._stop_reading()
-        self._pause = self._loop.call_later(ACCEPT_PAUSE, self._resume)
-
-    def _admit(self, accepted: sockets.socket, address: object) -> None:
-        host, where = "", "a client of the Unix socket"
-        if isinstance(address, tuple):
-            host, where = address[0], shown(address)
-        limits, most = self._limits, self._limits.max_connections_per_peer
-        if self._taken >= limits.max_connections:
-            self._refuse(accepted, "max_connections", f"{where} was closed: there are {self._taken} already")
-            return
-        if most is not None and host and self._by_host[host] >= most:
-            self._refuse(accepted, "max_connections_per_peer", f"{where} was closed: its host has {most} already")
-            return
-        self._taken += 1
-        self._by_host[host] += 1
-        protocol = SocketProtocol(self._tracer, lambda connected: self._arrived(connected, host))
-        task = self._loop.create_task(self._welcome(accepted, protocol, where), name="accept")
-        self._arriving.add(task)
-        task.add_done_callback(lambda done: self._welcomed(done, accepted, protocol, host))
-
-    def _refuse(self, accepted: sockets.socket, limit: str, why: str) -> None:
-        accepted.close()
-        self._refused(limit)
-        logger.info("the connection of %s (Limits.%s)", why, limit)
-
-    async def _welcome(self, accepted: sockets.socket, protocol: SocketProtocol, where: str) -> None:
-        """See one client through its handshake."""
-        try:
-            await self._loop.connect_accepted_socket(lambda: protocol, accepted, **self._tls)
-        except OSError as error:  # among them every error of ssl
-            logger.info("%s", tls_failed(error, where))
-        if protocol.refused is not None:
-            logger.info("%s", protocol.refused)
-
-    def _welcomed(
-        self, task: asyncio.Task[None], accepted: sockets.socket, protocol: SocketProtocol, host: str
-    ) -> None:
-        # In a callback: a task that is cancelled before its first step never runs its "finally".
-        self._arriving.discard(task)
-        if not protocol.is_connected:
-            accepted.close()
-            self._free(host)
-
-    def _arrived(self, protocol: SocketProtocol, host: str) -> None:
-        self._hosts[protocol.transport] = host
-        self._connected(protocol)
-
-    def _free(self, host: str) -> None:
-        self._taken -= 1
-        self._by_host[host] -= 1
-        if not self._by_host[host]:
-            del self._by_host[host]
-        if self._pause is None:
-            self._resume()
-
-
-async def listen(
-    tracer: Tracer,
-    connected: Callable[[SocketProtocol], None],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    path: str | None = None,
-    limits: Limits | None = None,
-    tls: TlsSide | None = None,
-    refused: Callable[[str], object] = id,
-) -> Acceptor:
-    """Listen on a TCP port (0: any free one) or a Unix socket; ``connected`` gets each client. Raises ListenFailed.
-
-    ``refused`` gets the name of the limit for which a client was closed at once.
-    """
-    limits = limits if limits is not None else Limits()
-    where = f"the Unix socket {path}" if path is not None else f"{host}:{port}"
-    try:
-        listening = [bind_unix(path)] if path is not None else await bind_tcp(host, port)
-    except (OSError, OverflowError, ValueError) as error:
-        raise ListenFailed.because(f"cannot listen on {where}: {reason_of(error)}", error) from error
-    allow_open_files(limits.max_connections)
-    return Acceptor(listening, connected, limits=limits, tracer=tracer, tls=tls, refused=refused)
-
-
 def _host_of(socket: Socket) -> str:
     """The address of the peer's host; empty for a Unix socket's client, which has none."""
     name = socket.get_extra_info("peername")
     return str(name[0]) if isinstance(name, tuple) else ""
-
-
-def allow_open_files(connections: int) -> None:
-    """Raise the process's soft limit of open files to the hard one, and warn where that is too few."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(OSError, ValueError):  # some systems have a limit of their own besides
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    if soft != resource.RLIM_INFINITY and soft < connections + SPARE_FILES:
-        logger.warning(
-            "this process may open %d files, too few for max_connections=%d: raise the limit (ulimit -n) to %d",
-            soft, connections, connections + SPARE_FILES,
-        )  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import Final, assert_never
+import math
+from collections.abc import Callable
+from typing import Final, Protocol, assert_never
 
 from actors.errors import ErrorCode, Misuse, TransportLost
 from actors.wire import Wire
@@ -50,8 +52,9 @@ class Deadlines:
         return wait in self._at
 
     def start(self, wait: Wait, at: float) -> None:
-        """Wait until ``at``; of two times for the same the earlier one counts."""
-        self._at[wait] = min(at, self._at.get(wait, at))
+        """Wait until ``at``, unless that is never; of two times for the same the earlier one counts."""
+        if at != math.inf:
+            self._at[wait] = min(at, self._at.get(wait, at))
 
     def postpone(self, seconds: float) -> None:
         """Wait longer for everything."""
@@ -73,13 +76,71 @@ class Deadlines:
         return over
 
 
+class Timer(Protocol):
+    """What rings once, unless it is cancelled."""
+
+    def cancel(self) -> object: ...
+
+
+class Alarm(Deadlines):
+    """Deadlines with one timer, for the earliest of them; those that were stopped let it ring for nothing."""
+
+    __slots__ = ("_blind", "_rings", "_set", "_timer")
+
+    def __init__(self, set_timer: Callable[[float], Timer]) -> None:
+        """``set_timer`` makes one that rings at a time; who hears it calls :meth:`due`."""
+        super().__init__()
+        self._set = set_timer
+        self._timer: Timer | None = None
+        self._rings = 0.0
+        self._blind: float | None = None
+
+    def start(self, wait: Wait, at: float) -> None:
+        """Wait until ``at``; of two times for the same the earlier one counts."""
+        super().start(wait, at)
+        self._arm()
+
+    def due(self, now: float) -> list[Wait]:
+        """What is overdue; the timer has rung, and is set for the rest."""
+        self._timer = None
+        over = super().due(now)
+        self._arm()
+        return over
+
+    def late(self, now: float) -> float:
+        """By how many seconds the timer that has just rung was late."""
+        return max(now - self._rings, 0.0)
+
+    def sleep(self, now: float) -> None:
+        """Nobody can be seen from now on, nor the timer be heard."""
+        self._blind = now
+
+    def wake(self, now: float) -> float:
+        """Wait longer for everything, by the seconds that it slept, and which it returns."""
+        slept = now - self._blind if self._blind is not None else 0.0
+        self._blind = None
+        self.postpone(slept)
+        self._rings = max(self._rings, now)  # one that rang meanwhile was not late
+        self._arm()
+        return slept
+
+    def _arm(self) -> None:
+        at = self.next
+        if at is None or (self._timer is not None and self._rings <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings = at
+        self._timer = self._set(at)
+
+
 class Patience:
     """Notices when a peer makes no progress with what it began, or a socket with what it was given."""
 
     __slots__ = ("_block", "_frames", "_taken", "_wire", "deadlines")
 
-    def __init__(self, wire: Wire) -> None:
-        self.deadlines = Deadlines()
+    def __init__(self, wire: Wire, deadlines: Deadlines) -> None:
+        self.deadlines = deadlines
         self._wire = wire
         self._frames = 0
         self._block = 0

@@ -1,14 +1,23 @@
 """A connection's signs of life, and whom it asks about them: the policy is a value that its owner gives it.
 
-Pure: times are passed in, in seconds of the loop's clock. ``supervisor/health.py`` has the policies.
+No I/O: times are passed in, in seconds of the loop's clock. ``supervisor/health.py`` has the policies.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import Final, Protocol
+import math
+from typing import Protocol, assert_never
 
 from attrs import frozen
+
+from actors.errors import LinkError
+from actors.mailbox import Ref, Reply
+from actors.messages import ConnectionAlive, ConnectionNews, ConnectionSuspect
+from actors.outlet import Outlet
+from actors.patience import Deadlines, Wait
+from actors.stats import Recent
+from actors.wire import Wire
 
 
 class Act(enum.Enum):
@@ -59,59 +68,116 @@ class Doorkeeper(Protocol):
 
 
 class Pulse:
-    """The PING that is out, and what the monitor makes of the silence after it."""
+    """The PING that is out, who waits for its answer, and what the monitor makes of the silence after it."""
 
-    __slots__ = ("_monitor", "_number", "_unheard", "asked", "asleep", "suspect")
+    __slots__ = (
+        "_asked", "_deadlines", "_monitor", "_name", "_number", "_outlet", "_owner", "_unheard", "_waiting", "_wire",
+        "asleep", "round_trips", "suspect",
+    )  # fmt: skip
 
-    def __init__(self, monitor: Monitor | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        owner: Ref[ConnectionNews],
+        monitor: Monitor | None,
+        *,
+        wire: Wire,
+        outlet: Outlet,
+        deadlines: Deadlines,
+    ) -> None:
+        """``owner`` is told what becomes of the connection of that name; without a ``monitor`` nobody looks."""
+        self._name = name
+        self._owner = owner
         self._monitor = monitor
+        self._wire = wire
+        self._outlet = outlet
+        self._deadlines = deadlines
         self._number = 0
+        self._waiting: list[Reply[float]] = []
         self._unheard = 0.0
-        self.asked: float | None = None
+        self._asked: float | None = None
         """When the PING that is not answered yet went out."""
         self.asleep = monitor is not None
-        """Whether the monitor wants to be asked when the next stream begins."""
+        """Whether it wants a :meth:`look` when the next stream begins."""
         self.suspect = False
         """Whether the owner was told that the answer is late, and not yet that the peer lives."""
+        self.round_trips = Recent()
+        """Of PINGs, and before them of the first SETTINGS."""
 
-    def ask(self, now: float) -> tuple[bytes, float | None]:
-        """The data of the PING that goes out, the same for one that is said again, and when to decide."""
-        if self.asked is None:
+    def ask(self, reply: Reply[float] | None, now: float) -> None:
+        """Send a PING, unless one is out; all who ask while it is on its way share its answer."""
+        if reply is not None:
+            self._waiting.append(reply)
+        if self._asked is None:
+            self._ping(now)
+
+    def _ping(self, now: float) -> None:
+        """Say a PING, the same again where it is not answered."""
+        if self._asked is None:
             self._number += 1
-            self.asked = now
-        if self._monitor is None:
-            return self._data, None
-        self.asleep = False
-        self._unheard = 0.0
-        return self._data, self._monitor.pinged(now)
+            self._asked = now
+        self._wire.ping(self._data)
+        self._outlet.mark()
+        if self._monitor is not None:
+            self.asleep = False
+            self._unheard = 0.0
+            self._deadlines.start(Wait.HEALTH, self._monitor.pinged(now))
 
-    def answered(self, data: bytes, now: float) -> float | None:
-        """The seconds that the answer took; None where ``data`` answers nothing that is out."""
-        if self.asked is None or data != self._data:
-            return None
-        seconds, self.asked = now - self.asked, None
+    def answered(self, data: bytes, now: float) -> bool:
+        """Tell who waits for it; False where ``data`` answers nothing that is out."""
+        if self._asked is None or data != self._data:
+            return False
+        seconds, self._asked = now - self._asked, None
         self.suspect = False
         if self._monitor is not None:
             self._monitor.answered()
-        return seconds
+        self.round_trips.add(seconds)
+        self._owner.tell(ConnectionAlive(self._name, seconds))
+        waiting, self._waiting = self._waiting, []
+        for reply in waiting:
+            reply.tell(seconds)
+        return True
 
     @property
     def _data(self) -> bytes:
         return self._number.to_bytes(8)
 
+    def heard(self) -> None:
+        """A peer that was suspect has said something."""
+        self.suspect = False
+        self._owner.tell(ConnectionAlive(self._name, None))
+
+    def fail(self, error: LinkError) -> None:
+        """No answer will come."""
+        for reply in self._waiting:
+            reply.fail(error)
+
     def miss(self, seconds: float) -> None:
         """The peer could not be heard for so long, by our own fault."""
         self._unheard += seconds
 
-    def decide(self, now: float, heard: float, *, streams: int) -> Decision:
-        """What to do now."""
+    def look(self, now: float, heard: float) -> str:
+        """Do what the silence since ``heard`` calls for; returns how long it was, in words, where the peer is dead."""
         if self._monitor is None:
-            return _NOTHING
-        decision = self._monitor.decide(now, heard, streams=streams, late=self._unheard)
+            return ""
+        if self._asked is not None and (self._outlet.choked or self._outlet.mark()):
+            self.miss(math.inf)  # either we do not read its answer, or it has not come to the question yet
+        decision = self._monitor.decide(now, heard, streams=self._wire.streams, late=self._unheard)
         self._unheard = 0.0
         self.asleep = decision.again is None and decision.act is Act.NOTHING
-        self.suspect = self.suspect or decision.act is Act.SUSPECT
-        return decision
-
-
-_NOTHING: Final = Decision(Act.NOTHING)
+        if decision.again is not None:
+            self._deadlines.start(Wait.HEALTH, decision.again)
+        match decision.act:
+            case Act.NOTHING:
+                pass
+            case Act.PING:
+                self._ping(now)
+            case Act.SUSPECT:
+                self.suspect = True
+                self._owner.tell(ConnectionSuspect(self._name))
+            case Act.END:
+                after = f", {now - self._asked:.3g} s of them after a PING" if self._asked is not None else ""
+                return f"it said nothing for {now - heard:.3g} s{after}"
+            case _:
+                assert_never(decision.act)
+        return ""

@@ -85,7 +85,7 @@ class ServerConnection(ConnectionActor):
         """Start an actor for a client's new stream, or refuse it, which says that nothing was done (RFC 9113, 8.7)."""
         if not isinstance(fact, HeadersArrived):
             self.wire.release(stream_id)  # malformed from its first header on: nobody serves it
-        elif (self._going is not None and stream_id > self._last_served) or self._is_busy():
+        elif (self._farewell.going is not None and stream_id > self._farewell.last_served) or self._is_busy():
             self._quota.refused_streams += 1
             self.wire.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self.wire.release(stream_id)
@@ -119,8 +119,8 @@ class ServerConnection(ConnectionActor):
 
     def _push(self, message: PushStream) -> None:
         reply, most = message.reply, self._max_pushes
-        if self._going is not None:
-            reply.fail(self._going)
+        if self._farewell.going is not None:
+            reply.fail(self._farewell.going)
         elif not self.wire.terms.push:
             reply.fail(Misuse(f"{self.peer.address} takes no pushes (SETTINGS_ENABLE_PUSH): let it ask"))
         elif self.wire.promised >= most:
@@ -165,18 +165,18 @@ class ServerConnection(ConnectionActor):
         self._drain(Drain(math.inf, error, b"max_age"))
 
     def _drain(self, drain: Drain) -> None:
-        self._closing = self._closing or drain.error
+        self._farewell.finish(drain.error)
         self.keep(Wait.DRAIN, drain.seconds)
         if self._drained is not None:
             return
         self._drained = drain
         for stream in self._streams.values():
             stream.tell(DrainBegan())
-        if self._said_goodbye:
-            self._going = self._going or drain.error
+        if self._farewell.said:
+            self._farewell.refuse(drain.error)
             return
         self.wire.go_away(MAX_STREAM_ID, ErrorCode.NO_ERROR, drain.debug)
-        self._send_ping(None)
+        self._pulse.ask(None, self._loop.time())
         self.keep(Wait.GOODBYE, GOODBYE_SECONDS)
 
     def _ping_acked(self, data: bytes) -> bool:
@@ -187,9 +187,9 @@ class ServerConnection(ConnectionActor):
         return ours
 
     def _last_goodbye(self) -> None:
-        if self._drained is not None and not self._said_goodbye:
-            self._going = self._going or self._drained.error
-            self._say_goodbye(ErrorCode.NO_ERROR, self._drained.debug)
+        if self._drained is not None and not self._farewell.said:
+            self._farewell.refuse(self._drained.error)
+            self._farewell.say(ErrorCode.NO_ERROR, self._drained.debug)
 
     def _overdue(self, wait: Wait, now: float) -> None:
         if wait is Wait.GOODBYE:
@@ -200,7 +200,7 @@ class ServerConnection(ConnectionActor):
             cut = tuple(stream.name for stream in self._streams.values())
             if cut:
                 self._owner.tell(StreamsCut(self.name, cut))
-            raise Stop(self._closing)
+            raise Stop(self._farewell.closing)
         else:
             super()._overdue(wait, now)
 
@@ -211,7 +211,7 @@ class ServerConnection(ConnectionActor):
             self.keep(Wait.IDLE, most - quiet)
             return
         idle = f"no stream and no byte for {most:g} s (Limits.idle_timeout)"
-        self._say_goodbye(ErrorCode.NO_ERROR, idle.encode())
+        self._farewell.say(ErrorCode.NO_ERROR, idle.encode())
         raise Stop(Closed(f"{self.peer.address}: {idle}"))
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:

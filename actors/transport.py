@@ -1,4 +1,4 @@
-"""Sockets as messages: an :class:`asyncio.Protocol` that tells its connection, and making connections.
+"""Sockets as messages: an :class:`asyncio.Protocol` that tells its connection; and sockets that listen.
 
 What the socket tells before its connection is there is kept until :meth:`SocketProtocol.attach`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
 import socket as sockets
 import ssl
 import stat
@@ -16,10 +15,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, cast
 
-from actors.errors import ConnectFailed, Misuse, TlsFailed
+from actors.errors import Misuse, TlsFailed
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, ConnectionLost, Peer, Socket, WritePaused, WriteResumed
-from actors.tls import ALPN, TlsSide, not_h2, tls_broken, tls_failed
+from actors.tls import ALPN, not_h2, tls_broken
 from actors.trace import Tracer
 
 BACKLOG: Final = 1024
@@ -119,67 +118,6 @@ def set_user_timeout(socket: Socket, seconds: float) -> None:
             inner.setsockopt(sockets.IPPROTO_TCP, option, max(1, round(seconds * 1000)))
 
 
-async def dial(
-    tracer: Tracer,
-    *,
-    host: str = "",
-    port: int = 0,
-    path: str | None = None,
-    timeout: float = 10.0,
-    tls: TlsSide | None = None,
-) -> SocketProtocol:
-    """Connect to a TCP port, trying the host's addresses in turn, or to a Unix socket; with ``tls``, encrypted.
-
-    Raises ConnectFailed, or TlsFailed once there is a connection. ``timeout`` seconds cover both.
-    """
-    loop = asyncio.get_running_loop()
-    where = f"the Unix socket {path}" if path is not None else f"{host}:{port}"
-    made: list[SocketProtocol] = []
-
-    def protocol() -> SocketProtocol:
-        """Called when the socket is connected: what fails from then on is the handshake."""
-        made.append(SocketProtocol(tracer))
-        return made[0]
-
-    try:
-        async with asyncio.timeout(timeout):
-            if path is not None:
-                await loop.create_unix_connection(protocol, path, **_client_side(tls))
-            else:
-                await loop.create_connection(protocol, host, port, **_client_side(tls))
-    except (OSError, OverflowError, ValueError) as error:  # among them every error of ssl, and TimeoutError
-        if made and tls is not None:
-            raise tls_failed(error, where, name=tls.server_hostname or host) from error
-        why = f" within {timeout:g} s" if isinstance(error, TimeoutError) else f": {reason_of(error)}"
-        raise ConnectFailed.because(f"no connection to {where}{why}", error) from error
-    except asyncio.CancelledError:
-        if made and made[0].is_connected:
-            made[0].transport.abort()  # asyncio would close it, which over TLS waits for the peer
-        raise
-    connected = made[0]
-    if connected.refused is not None:
-        raise connected.refused
-    if not connected.is_connected:  # asyncio calls a handshake done that was aborted
-        raise tls_failed(ConnectionResetError(), where, name=host)
-    return connected
-
-
-def _client_side(tls: TlsSide | None) -> dict[str, Any]:
-    if tls is None:
-        return {}
-    named = {} if tls.server_hostname is None else {"server_hostname": tls.server_hostname}
-    return {**handshake_options(tls), **named}
-
-
-def handshake_options(tls: TlsSide) -> dict[str, Any]:
-    """How asyncio is told of TLS, on either side."""
-    return {
-        "ssl": tls.context,
-        "ssl_handshake_timeout": tls.handshake_timeout,
-        "ssl_shutdown_timeout": tls.shutdown_timeout,
-    }
-
-
 def bind_unix(path: str) -> sockets.socket:
     """A socket that listens at the path, where a file that nobody listens on is replaced. Raises OSError."""
     _clear_stale(path)
@@ -250,16 +188,12 @@ _REMEDIES: Final = {
     errno.ECONNREFUSED: "; is the server running?",
     errno.EMFILE: "; raise the limit of open files (ulimit -n)",
 }
-_ERRNO: Final = re.compile(r"\[Errno (\d+)\]")
 
 
 def reason_of(error: Exception, *, remedy: bool = True) -> str:
-    """The system's own words, without asyncio's around them, and a remedy where there is one and it is wanted."""
+    """The system's own words, and a remedy where there is one and it is wanted."""
     if not isinstance(error, OSError) or isinstance(error, sockets.gaierror):
         return str(getattr(error, "strerror", None) or error)
-    number = error.errno
-    if number is None and (found := _ERRNO.search(str(error))):
-        number = int(found[1])  # asyncio tried several addresses and put the errors into one text: the first will do
-    if number is None:
+    if error.errno is None:
         return str(error)
-    return os.strerror(number) + (_REMEDIES.get(number, "") if remedy else "")
+    return os.strerror(error.errno) + (_REMEDIES.get(error.errno, "") if remedy else "")

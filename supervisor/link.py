@@ -249,10 +249,8 @@ class Link:
         stay as they are. Raises LinkError where a connection ends meanwhile.
         """
         check_limits(limits)
-        if self._closed is not None:
-            raise Closed(str(self._closed))
         self.limits = limits
-        if not self._started:
+        if not self._started or self._keeper.exited is not None:
             self._keeper.limits = self._pool.limits = limits
             return
         replies: Reply[tuple[Reply[None], ...]] = Reply()

@@ -12,10 +12,11 @@ from typing import Final, Self
 
 from attrs import frozen
 
+from actors.acceptor import Acceptor, listen
 from actors.actor import get_state
 from actors.bodies import serve
 from actors.errors import Closed, LinkError, Misuse
-from actors.listener import Acceptor, ListenerActor, listen
+from actors.listener import ListenerActor
 from actors.mailbox import closed_error
 from actors.memory import check_quota
 from actors.messages import ActorState, ChangeLimits, Drain, Socket

@@ -15,8 +15,8 @@ ORDER = {
         *("memory", "terms", "frames", "compression", "protocol", "records", "guard", "ledger", "outbox", "inbox"),
         *("wire",),
         *("commands", "pieces", "stream", "exchange", "server_stream", "client_stream", "bodies"),
-        *("pulse", "stats", "patience", "connection", "client", "serving", "tls", "renewal", "addresses"),
-        *("transport", "dialling", "listener"),
+        *("stats", "patience", "bursts", "outlet", "pulse", "changes", "farewell", "connection", "client", "serving"),
+        *("tls", "renewal", "addresses", "transport", "dialling", "acceptor", "listener"),
     ),
     "supervisor": (
         *("restart", "health", "outliers", "retry", "attempts", "placing", "why", "tracing", "children", "tree"),
@@ -33,7 +33,7 @@ NEVER_ASYNCIO = {
         f"actors.{name}"
         for name in ("compression", "protocol", "records", "guard", "ledger", "outbox", "inbox", "wire", "pieces")
     ),
-    *(f"actors.{name}" for name in ("pulse", "stats", "patience")),
+    *(f"actors.{name}" for name in ("stats", "patience", "bursts", "outlet", "pulse", "changes", "farewell")),
     *(f"supervisor.{name}" for name in ("restart", "health", "retry")),
 }
 LIBRARIES = {"h2", "attrs"}

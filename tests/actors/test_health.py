@@ -6,14 +6,13 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pytest
-from hpack import Decoder
 
-from actors.bodies import Route, request, serve
+from actors.addresses import Endpoint
+from actors.bodies import request
 from actors.client import ClientConnection
-from actors.connection import ConnectionActor
 from actors.errors import Closed, GoAway, Outcome, PingTimeout
 from actors.exchange import Response
 from actors.mailbox import Ref, Reply
@@ -35,19 +34,15 @@ from actors.messages import (
 )
 from actors.patience import Wait
 from actors.server_stream import Handler, ServerStream
-from actors.serving import ServerConnection
 from actors.settings import Health, Limits
-from actors.trace import Tracer
-from actors.transport import SocketProtocol, set_user_timeout
-from supervisor.health import PingMonitor, PingStrikes
+from actors.transport import set_user_timeout
+from supervisor.health import PingMonitor
 from tests.support import frames
 from tests.support.clock import JumpingLoop
 from tests.support.frames import (
-    PREFACE,
     Code,
     Flag,
     Frame,
-    Parser,
     RawPeer,
     Setting,
     Type,
@@ -56,7 +51,7 @@ from tests.support.frames import (
     headers,
     ping,
 )
-from tests.support.sides import ANYWHERE, Bench, FakeSocket, settle
+from tests.support.sides import ANYWHERE, Bench, FakeSocket, dial, settle
 
 GET: Final = encode(frames.request())
 HEALTH: Final = Health(interval=100.0, timeout=10.0, suspect=0.5)
@@ -76,33 +71,7 @@ class Watched(Bench):
     def __init__(
         self, handler: Handler | None = None, *, health: Health = HEALTH, limits: Limits | None = None
     ) -> None:
-        self.limits = limits if limits is not None else Limits()
-        self.socket = FakeSocket()
-        self.news: list[ConnectionNews] = []
-        owner: Ref[ConnectionNews] = Ref("owner", self.news.append)
-        monitor = PingMonitor(health)
-        self.actor: ConnectionActor = (
-            ClientConnection(
-                "connection", self.socket, peer=ANYWHERE, limits=self.limits, owner=owner, monitor=monitor
-            )
-            if handler is None
-            else ServerConnection(
-                "connection", self.socket, serve(handler), peer=ANYWHERE, limits=self.limits, owner=owner,
-                monitor=monitor, doorkeeper=PingStrikes(health),
-            )
-        )  # fmt: skip
-        self.socket.lost = self.actor.tell
-        self.actor.start()
-        self.route = Route(self.actor.ref, ANYWHERE, self.actor.wire.terms, self.actor.tracer)
-        self._server = handler is not None
-        self._parser = Parser()
-        self._decoder = Decoder()
-        self._numbers = 0
-        self._skip = 0 if self._server else len(PREFACE)
-
-    async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        return self
+        super().__init__(handler, limits=limits, health=health)
 
     def asked(self) -> list[bytes]:
         """The data of the PINGs that were sent since the last call."""
@@ -357,18 +326,12 @@ async def test_a_peer_that_takes_slowly_what_is_before_the_ping_is_not_dead() ->
 # --- our own fault --------------------------------------------------------------------------------------------------
 
 
-async def connect(port: int) -> SocketProtocol:
-    loop = asyncio.get_running_loop()
-    _, connected = await loop.create_connection(lambda: SocketProtocol(Tracer()), "127.0.0.1", port)
-    return connected
-
-
 @asynccontextmanager
 async def dialled(*, health: Health = HEALTH) -> AsyncIterator[tuple[ClientConnection, RawPeer, list[ConnectionNews]]]:
     """A connection of ours over a real socket to a raw peer, after the handshake."""
     news: list[ConnectionNews] = []
     async with RawPeer.listen() as listener:
-        connected = await connect(listener.port)
+        connected = await dial(Endpoint("127.0.0.1", listener.port))
         peer = await listener.accept()
         connection = ClientConnection(
             "connection", connected.transport, peer=connected.peer, limits=Limits(), owner=Ref("owner", news.append),
@@ -778,7 +741,7 @@ async def test_a_drain_without_end_has_no_deadline() -> None:
 async def test_the_kernel_is_told_how_long_sent_bytes_may_wait(seconds: float, kept: int) -> None:
     """H2: TCP_USER_TIMEOUT, in milliseconds; 0 is the system's own."""
     async with RawPeer.listen() as listener:
-        connected = await connect(listener.port)
+        connected = await dial(Endpoint("127.0.0.1", listener.port))
         await listener.accept()
         set_user_timeout(connected.transport, seconds)
         inner = connected.transport.get_extra_info("socket")
@@ -790,14 +753,14 @@ async def test_sockets_without_tcp_are_left_alone(tmp_path: Path) -> None:
     """H2: a Unix socket, and one that is closed."""
     path = str(tmp_path / "socket")
     async with RawPeer.listen(path=path) as listener:
-        _, connected = await asyncio.get_running_loop().create_unix_connection(lambda: SocketProtocol(Tracer()), path)
+        connected = await dial(Endpoint(path=path))
         await listener.accept()
         set_user_timeout(connected.transport, 20.0)
         connected.transport.abort()
         set_user_timeout(connected.transport, 20.0)
         set_user_timeout(FakeSocket(), 20.0)
     async with RawPeer.listen() as listener:
-        connected = await connect(listener.port)
+        connected = await dial(Endpoint("127.0.0.1", listener.port))
         await listener.accept()
         connected.transport.abort()
         await settle()

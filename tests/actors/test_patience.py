@@ -1,9 +1,11 @@
 """What a connection waits for: the earliest time counts, and progress with one thing postpones no other."""
 
+import math
+
 import pytest
 
 from actors.errors import ErrorCode, Misuse, ProtocolViolation, TransportLost
-from actors.patience import EARLY, Deadlines, Patience, Wait
+from actors.patience import EARLY, Alarm, Deadlines, Patience, Timer, Wait
 from actors.settings import Limits
 from actors.wire import Wire
 from tests.support import frames
@@ -20,7 +22,7 @@ def hearing(*, dry_run: bool = False) -> tuple[Wire, Patience]:
     wire = Wire(client=False, limits=limits)
     wire.start()
     hears(wire, PREFACE + settings() + settings(ack=True))
-    return wire, Patience(wire)
+    return wire, Patience(wire, Deadlines())
 
 
 def hears(wire: Wire, data: bytes) -> None:
@@ -53,6 +55,58 @@ def test_what_is_due_is_waited_for_no_more() -> None:
     assert deadlines.due(5.0) == []
     assert deadlines.due(100.0) == [Wait.WRITE]
     assert deadlines.next is None
+
+
+class Timers:
+    """Stands in for the loop's timers: which are set, at which times."""
+
+    def __init__(self) -> None:
+        self.set: list[float] = []
+
+    def at(self, when: float) -> Timer:
+        self.set.append(when)
+        return Ringing(self.set, when)
+
+
+class Ringing:
+    def __init__(self, timers: list[float], when: float) -> None:
+        self._timers = timers
+        self._when = when
+
+    def cancel(self) -> None:
+        self._timers.remove(self._when)
+
+
+def test_one_timer_is_set_for_the_earliest_time() -> None:
+    """One that was stopped lets it ring for nothing, and what rings is set for the rest."""
+    timers = Timers()
+    alarm = Alarm(timers.at)
+    for wait, at in ((Wait.FRAME, 5.0), (Wait.IDLE, math.inf), (Wait.WRITE, 3.0), (Wait.AGE, 9.0)):
+        alarm.start(wait, at)
+    assert timers.set == [3.0]
+    alarm.stop(Wait.WRITE)
+    assert timers.set == [3.0]
+    timers.set.clear()
+    assert alarm.late(3.5) == 0.5
+    assert alarm.due(3.5) == []
+    assert timers.set == [5.0]
+    timers.set.clear()
+    assert alarm.due(5.0) == [Wait.FRAME]
+    assert timers.set == [9.0]
+    assert Wait.IDLE not in alarm
+
+
+def test_what_was_slept_through_is_waited_for_once_more() -> None:
+    timers = Timers()
+    alarm = Alarm(timers.at)
+    alarm.start(Wait.FRAME, 5.0)
+    alarm.sleep(4.0)
+    timers.set.clear()  # it rang meanwhile
+    assert alarm.wake(10.0) == 6.0
+    assert alarm.late(10.0) == 0.0
+    assert alarm.due(10.0) == []
+    assert timers.set == [11.0]
+    assert alarm.due(11.0) == [Wait.FRAME]
 
 
 def test_silence_from_the_beginning_ends_the_connection() -> None:

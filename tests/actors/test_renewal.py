@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from actors.acceptor import listen
 from actors.addresses import Endpoint, resolve
 from actors.dialling import connect
 from actors.errors import Misuse
-from actors.listener import listen
 from actors.renewal import TlsFiles
 from actors.settings import Limits, Tls
 from actors.tls import TlsSide, client_context, client_side, server_side

@@ -1,4 +1,4 @@
-"""Sockets as messages, and the errors of making connections: over real sockets."""
+"""Sockets as messages, and the errors of listening: over real sockets."""
 
 import asyncio
 import socket
@@ -6,20 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import ConnectFailed, ListenFailed, Outcome
-from actors.listener import listen
+from actors.acceptor import listen
+from actors.addresses import Endpoint
+from actors.errors import ListenFailed
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, ConnectionLost
 from actors.trace import Tracer
-from actors.transport import SocketProtocol, dial
-from tests.support.sides import until
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+from actors.transport import SocketProtocol
+from tests.support.sides import dial, until
 
 
 async def lost(told: list[ConnectionFact]) -> None:
@@ -31,8 +25,7 @@ async def test_what_a_socket_says_before_its_connection_is_there_is_kept_in_orde
     accepted: asyncio.Queue[SocketProtocol] = asyncio.Queue()
     path = str(tmp_path / "s") if unix else None
     server = await listen(Tracer(), accepted.put_nowait, path=path)
-    port = 0 if unix else server.sockets[0].getsockname()[1]
-    client = await dial(Tracer(), host="127.0.0.1", port=port, path=path)
+    client = await dial(Endpoint(path=path) if unix else Endpoint(*server.sockets[0].getsockname()))
     theirs = await accepted.get()
     client.transport.write(b"early")
     client.transport.close()
@@ -52,7 +45,7 @@ async def test_both_ends_know_the_address_of_the_other() -> None:
     accepted: asyncio.Queue[SocketProtocol] = asyncio.Queue()
     server = await listen(Tracer(), accepted.put_nowait)
     port = server.sockets[0].getsockname()[1]
-    client = await dial(Tracer(), host="localhost", port=port)
+    client = await dial(Endpoint("localhost", port))
     theirs = await accepted.get()
     assert client.peer.address == f"127.0.0.1:{port}"
     ours = client.transport.get_extra_info("sockname")
@@ -61,36 +54,6 @@ async def test_both_ends_know_the_address_of_the_other() -> None:
     theirs.transport.abort()
     server.close()
     await asyncio.sleep(0)
-
-
-async def test_a_refused_dial_names_the_place_and_the_remedy(tmp_path: Path) -> None:
-    port = free_port()
-    with pytest.raises(ConnectFailed, match=f":{port}: Connection refused; is the server running") as caught:
-        await dial(Tracer(), host="127.0.0.1", port=port)
-    assert caught.value.outcome is Outcome.NOT_SENT
-    assert isinstance(caught.value.__cause__, OSError)
-    with pytest.raises(ConnectFailed, match=r"the Unix socket .*nobody: No such file"):
-        await dial(Tracer(), path=str(tmp_path / "nobody"))
-    with pytest.raises(ConnectFailed, match="path too long"):
-        await dial(Tracer(), path="/" + "x" * 200)
-
-
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 300])
-async def test_a_name_that_is_none_is_a_failed_connection(host: str) -> None:
-    with pytest.raises(ConnectFailed):
-        await dial(Tracer(), host=host, port=80)
-
-
-@pytest.mark.virtual_time
-async def test_a_dial_ends_with_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def hang(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
-
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "create_connection", hang)
-    with pytest.raises(ConnectFailed, match="no connection to nowhere:80 within 7 s"):
-        await dial(Tracer(), host="nowhere", port=80, timeout=7)
-    assert loop.time() == pytest.approx(7)
 
 
 async def test_a_port_in_use_names_the_remedy() -> None:

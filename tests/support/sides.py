@@ -5,20 +5,25 @@ import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, cast
+from typing import Final, Self, cast
 
 from hpack import Decoder
 
 from actors.actor import Actor
+from actors.addresses import Endpoint, resolve
 from actors.bodies import Outgoing, Route, prepare, serve
 from actors.client import ClientConnection
 from actors.connection import ConnectionActor
+from actors.dialling import connect
 from actors.headers import HeaderInput
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionLost, ConnectionNews, Peer
 from actors.server_stream import Handler
 from actors.serving import ServerConnection
 from actors.settings import Health, Limits
+from actors.trace import Tracer
+from actors.transport import SocketProtocol
+from supervisor.health import PingMonitor, PingStrikes
 from supervisor.link import Link
 from supervisor.server import Server
 from tests.interop.bodies import resident_bytes
@@ -68,6 +73,11 @@ async def linked_to_raw(
             await link.close()
 
 
+async def dial(endpoint: Endpoint) -> SocketProtocol:
+    """A socket that is connected there, and waits for its connection."""
+    return (await connect(Tracer(), await resolve(endpoint, timeout=5.0), timeout=5.0, tls=None))[1]
+
+
 async def settle(turns: int = TURNS) -> None:
     """Let every task that can run, run: no time passes, and nothing is waited for."""
     for _ in range(turns):
@@ -98,8 +108,9 @@ class FakeSocket:
     def write(self, data: bytes | memoryview) -> None:
         self.written += data
 
-    def get_extra_info(self, name: str) -> None:
+    def get_extra_info(self, name: str) -> object:
         """Nothing: there is no socket behind it."""
+        return None
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
@@ -129,18 +140,30 @@ class FakeSocket:
 class Bench:
     """A connection actor over a fake socket: what it reads is told by hand, what it writes is parsed on demand."""
 
-    def __init__(self, handler: Handler | None = None, *, limits: Limits | None = None, push: bool = False) -> None:
+    def __init__(
+        self,
+        handler: Handler | None = None,
+        *,
+        limits: Limits | None = None,
+        health: Health | None = None,
+        push: bool = False,
+    ) -> None:
+        """A server's with a ``handler``, else a client's; without ``health`` nobody watches it."""
         self.limits = limits if limits is not None else Limits()
         self.socket = FakeSocket()
         self.news: list[ConnectionNews] = []
         owner: Ref[ConnectionNews] = Ref("owner", self.news.append)
+        monitor = PingMonitor(health) if health is not None else None
         self.actor: ConnectionActor = (
-            ClientConnection("connection", self.socket, peer=ANYWHERE, limits=self.limits, owner=owner, push=push)
+            ClientConnection(
+                "connection", self.socket, peer=ANYWHERE, limits=self.limits, owner=owner, push=push, monitor=monitor
+            )
             if handler is None
             else ServerConnection(
-                "connection", self.socket, serve(handler), peer=ANYWHERE, limits=self.limits, owner=owner
+                "connection", self.socket, serve(handler), peer=ANYWHERE, limits=self.limits, owner=owner,
+                monitor=monitor, doorkeeper=PingStrikes(health) if health is not None else None,
             )
-        )
+        )  # fmt: skip
         self.socket.lost = self.actor.tell
         self.actor.start()
         self.route = Route(self.actor.ref, ANYWHERE, self.actor.wire.terms, self.actor.tracer, pushes=push)
@@ -150,7 +173,7 @@ class Bench:
         self._numbers = 0
         self._skip = 0 if self._server else len(PREFACE)
 
-    async def __aenter__(self) -> "Bench":
+    async def __aenter__(self) -> Self:
         await self.hears((PREFACE if self._server else b"") + settings() + settings(ack=True))
         self.says()
         return self
