@@ -325,8 +325,11 @@ class Keeper(TurnActor[KeeperMessage]):
             others or self._addresses,
             self._counts(),
             is_aside=lambda place: is_aside(place, now),
-            has_lost=lambda place: self._lost.get(place, -math.inf) > now,
+            has_lost=lambda place: self._has_lost(place, now),
         )
+
+    def _has_lost(self, place: Address, now: float) -> bool:
+        return self._lost.get(place, -math.inf) > now
 
     def _even_out(self, now: float) -> None:
         """Where one place has two connections more than another, make one there, and then let one go here."""
@@ -479,8 +482,8 @@ class Keeper(TurnActor[KeeperMessage]):
             self._lost[member.key] = now + self.limits.resolve_interval
         if member.replaces is not None:
             pass  # it was to even out the load, and need not be replaced
-        elif member.since is None and any(self._lost.get(each, -math.inf) <= now for each in self._addresses):
-            self._attempts.trouble = reason  # another place may well be better
+        elif member.since is None and not self._has_lost(self._order(now)[0], now):
+            self._attempts.trouble = reason  # the next one goes elsewhere, which may well be better
         else:
             lasted = now - member.since if member.since is not None else None
             self._attempts.gone(reason, now, lasted=lasted, proved=member.proved)

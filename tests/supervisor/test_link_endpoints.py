@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from actors.addresses import Address, Endpoint
+from actors.errors import LinkError
 from actors.messages import Peer
 from actors.server_stream import ServerStream
 from actors.settings import Backoff, Limits
@@ -196,6 +197,29 @@ async def test_a_place_that_is_set_aside_serves_while_no_other_can_be_reached(wo
         good.up = True
         await ask(link, 20, rate=5)
         assert good.asked > 20
+
+
+@pytest.mark.virtual_time
+@pytest.mark.bulk
+async def test_one_place_that_is_set_aside_and_one_that_drops_each_connection_cause_no_frenzy(world: World) -> None:
+    bad, broken = world.places["10.0.0.1"], world.place("10.0.0.2")
+    bad.serves, broken.limit = answering(503), None
+
+    async def drop() -> None:
+        while True:
+            for wire in (*broken.wires, *(bad.wires if link.stats().addresses_aside else ())):
+                wire.breaks()
+            await asyncio.sleep(0.01)
+
+    async with Link(["http://10.0.0.1", "http://10.0.0.2"], backoff=Backoff(jitter=0)) as link:
+        dropping = asyncio.create_task(drop())
+        for _ in range(20):
+            with suppress(LinkError):
+                await link.request("GET", "/")
+        before = len(broken.dials) + len(bad.dials)
+        await asyncio.sleep(20)
+        assert len(broken.dials) + len(bad.dials) - before < 20
+        dropping.cancel()
 
 
 @pytest.mark.virtual_time
