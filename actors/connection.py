@@ -272,6 +272,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             case PromiseArrived():
                 self._began(stream_id, fact)
             case _:
+                self._pulse.forgiven = True
                 # Frames for a stream that we already dropped are legal (RFC 9113, 5.1).
                 if stream := self._streams.get(stream_id):
                     stream.tell(fact)
@@ -299,6 +300,11 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         now = self._loop.time()
         if self._changes.acknowledged(now) and self.round_trips.last is None and self._since is not None:
             self.round_trips.add(now - self._since)
+
+    @property
+    def unforgiven_ping(self) -> float | None:
+        """When the last PING went out, unless something of a stream has come since."""
+        return None if self._pulse.forgiven else self._pulse.last
 
     def _ping_acked(self, data: bytes) -> bool:
         """Whether it is the answer to our last PING."""

@@ -72,7 +72,7 @@ class Pulse:
 
     __slots__ = (
         "_asked", "_deadlines", "_monitor", "_name", "_number", "_outlet", "_owner", "_unheard", "_waiting", "_wire",
-        "asleep", "round_trips", "suspect",
+        "asleep", "forgiven", "last", "round_trips", "suspect",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +97,10 @@ class Pulse:
         self._unheard = 0.0
         self._asked: float | None = None
         """When the PING that is not answered yet went out."""
+        self.last = 0.0
+        """When the last PING went out."""
+        self.forgiven = True
+        """Whether something of a stream has come since, which makes servers that count PINGs begin anew."""
         self.asleep = monitor is not None
         """Whether it wants a :meth:`look` when the next stream begins."""
         self.suspect = False
@@ -116,6 +120,7 @@ class Pulse:
         if self._asked is None:
             self._number += 1
             self._asked = now
+        self.last, self.forgiven = now, False
         self._wire.ping(self._data)
         self._outlet.mark()
         if self._monitor is not None:

@@ -108,7 +108,7 @@ class Keeper(TurnActor[KeeperMessage]):
     """Keeps the connections of one link."""
 
     __slots__ = (
-        "_addresses", "_alternatives", "_asking", "_attempts", "_clock", "_closing", "_dials", "_factor", "_lost",
+        "_addresses", "_alternatives", "_asking", "_attempts", "_clock", "_closing", "_dials", "_lost",
         "_meter", "_names", "_resolving", "_service", "_stale", "_ticking", "_waking", "health", "limits", "members",
         "pool", "restarts", "retries", "retries_refused", "round_trips", "states", "totals",
     )  # fmt: skip
@@ -159,7 +159,6 @@ class Keeper(TurnActor[KeeperMessage]):
         self._meter = Meter(Intensity())
         self._waking: asyncio.TimerHandle | None = None
         self._asking: list[AskReady] = []
-        self._factor = 1.0
         self._closing: LinkError | None = None
 
     # --- turns --------------------------------------------------------------------------------------------------------
@@ -421,7 +420,7 @@ class Keeper(TurnActor[KeeperMessage]):
             self._lost[dial.first] = self._now() + self.limits.resolve_interval
         connection = ClientConnection(
             self._name("connection"), protocol.transport, peer=protocol.peer, limits=self.limits, owner=self.ref,
-            push=self._service.push, tracer=self.tracer, monitor=PingMonitor(self.health, factor=self._factor),
+            push=self._service.push, tracer=self.tracer, monitor=PingMonitor(self.health, factor=self.pool.rarer),
         )  # fmt: skip
         route = Route(connection.ref, protocol.peer, connection.wire.terms, self.tracer, pushes=self._service.push)
         self.members[connection.name] = Member(
@@ -469,10 +468,10 @@ class Keeper(TurnActor[KeeperMessage]):
         member.phase = Phase.DRAINING
         self.pool.remove(member)
         self.restarts[type(reason).__name__] += 1
-        if isinstance(reason, GoAway) and reason.debug == TOO_MANY_PINGS and self._factor < MAX_FACTOR:
-            if self._factor == 1.0:
+        if isinstance(reason, GoAway) and reason.debug == TOO_MANY_PINGS and self.pool.rarer < MAX_FACTOR:
+            if self.pool.rarer == 1.0:
                 logger.warning("%s: %s finds our PINGs too many: they become rarer", self.name, member.key)
-            self._factor *= 2
+            self.pool.rarer *= 2
         self._gone(member, reason)
 
     def _gone(self, member: Member[Address], reason: LinkError) -> None:
@@ -586,11 +585,12 @@ class Keeper(TurnActor[KeeperMessage]):
         self._asking = still
 
     def _answered(self, asked: AskReady, now: float) -> bool:
-        members = self.pool.members
+        pool, members = self.pool, self.pool.members
         quiet_since = now - self.health.before_request
         for member in members:
             last = member.connection.round_trips.last
-            if not asked.fresh or (last is not None and member.connection.heard >= quiet_since):
+            fresh = member.connection.heard >= quiet_since or not (member.is_probed or pool.may_be_probed(member, now))
+            if not asked.fresh or (last is not None and fresh):
                 asked.reply.tell(last or 0.0)
                 return True
         if members and not any(each.is_probed for each in members):

@@ -207,8 +207,10 @@ class Link:
     async def healthy(self, *, timeout: float | None = None) -> float:
         """Return the last round trip in seconds of a connection that is known to be alive.
 
-        One that has been silent for ``health.before_request`` is asked by PING first; all who ask share it. Raises what
-        keeps the link from being connected, unless it waits for that, and DeadlineExceeded after ``timeout`` seconds.
+        One that has been silent for ``health.before_request`` is asked by PING first; all who ask share it. But no more
+        often than gRPC's servers allow where nothing else comes: every ``health.interval`` with streams open, and every
+        two hours without, unless ``health.while_idle``. Raises what keeps the link from being connected, unless it waits
+        for that, and DeadlineExceeded after ``timeout`` seconds.
         """
         return await self._ready(fresh=True, timeout=timeout)
 

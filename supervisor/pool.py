@@ -24,12 +24,20 @@ What h2 does for a stream grows with their number: 85 microseconds at 100, 170 a
 """
 
 
+BETWEEN_IDLE_PINGS: Final = 7200.0
+"""Seconds between two PINGs over a connection without streams, where nothing but their answers comes."""
+
+
 class Connected(Protocol):
     """What a link looks at of a connection."""
 
     @property
     def heard(self) -> float:
         """When its last byte came, in seconds of the loop's clock."""
+
+    @property
+    def unforgiven_ping(self) -> float | None:
+        """When the last PING went out, unless something of a stream has come since."""
 
     @property
     def round_trips(self) -> Recent:
@@ -146,6 +154,8 @@ class Pool(Generic[K]):
         """Places that are taken."""
         self.growing = False
         """Whether ``grow`` was called and nothing came of it yet."""
+        self.rarer = 1.0
+        """How many times rarer PINGs are than ``health`` says, for servers that do not like them."""
         self._probe = probe
         self._grow = grow
         self._members: list[Member[K]] = []
@@ -218,7 +228,9 @@ class Pool(Generic[K]):
             self._grow()
         if member is None:
             return None
-        if now - member.connection.heard > self.health.before_request:
+        if now - member.connection.heard > self.health.before_request and (
+            member.is_probed or self.may_be_probed(member, now)
+        ):
             if not member.is_probed:
                 member.is_probed = True
                 self._probe(member)
@@ -227,6 +239,17 @@ class Pool(Generic[K]):
         self.load += 1
         self.requests += 1
         return member
+
+    def may_be_probed(self, member: Member[K], now: float) -> bool:
+        """Whether one PING more is one that servers put up with which count those without HEADERS or DATA between.
+
+        gRPC's allow one in five minutes, and without streams one in two hours.
+        """
+        last = member.connection.unforgiven_ping
+        if last is None:
+            return True
+        busy = member.load > 0 or self.health.while_idle
+        return now - last >= self.rarer * max(self.health.interval, 0.0 if busy else BETWEEN_IDLE_PINGS)
 
     def _choose(self, now: float, avoid: Collection[K]) -> Member[K] | None:
         """The least loaded with room; a silent one only where no other has any, one that is set aside never."""

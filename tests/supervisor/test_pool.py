@@ -22,6 +22,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.heard = 0.0
+        self.unforgiven_ping: float | None = None
 
 
 class Desk:
@@ -135,6 +136,28 @@ def test_a_silent_connection_is_asked_once_and_serves_when_it_has_answered() -> 
     heard(member, 61.0)
     desk.pool.refill(61.0)
     assert [number for number, _ in desk.granted] == list(range(50))
+
+
+def test_after_a_ping_that_came_to_nothing_but_its_answer_requests_go_without_another_for_a_while() -> None:
+    """H5: servers of gRPC's count them, and end the connection."""
+    desk = Desk()
+    member = desk.member("x")
+    heard(member, 100.0)
+    member.connection.unforgiven_ping = 100.0  # type: ignore[attr-defined]
+    assert desk.enter(200.0) == "x"
+    assert desk.enter(399.0) == "x"
+    assert desk.enter(400.0) is None
+    assert desk.probed == ["x"]
+
+
+def test_over_a_connection_without_streams_pings_that_come_to_nothing_are_two_hours_apart() -> None:
+    """H5."""
+    desk = Desk()
+    member = desk.member("x")
+    member.connection.unforgiven_ping = 0.0  # type: ignore[attr-defined]
+    assert desk.enter(7199.0) == "x"
+    desk.pool.leave(member, 7199.0)
+    assert desk.enter(7200.0) is None
 
 
 def test_where_another_was_heard_lately_a_silent_connection_is_not_asked() -> None:
