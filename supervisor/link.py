@@ -209,8 +209,10 @@ class Link:
 
         One that has been silent for ``health.before_request`` is asked by PING first; all who ask share it. But no more
         often than gRPC's servers allow where nothing else comes: every ``health.interval`` with streams open, and every
-        two hours without, unless ``health.while_idle``. Raises what keeps the link from being connected, unless it waits
-        for that, and DeadlineExceeded after ``timeout`` seconds.
+        two hours without, unless ``health.while_idle``.
+
+        Raises what keeps the link from being connected, unless it waits for that, and DeadlineExceeded after ``timeout``
+        seconds.
         """
         return await self._ready(fresh=True, timeout=timeout)
 
