@@ -211,8 +211,8 @@ class Link:
         often than gRPC's servers allow where nothing else comes: every ``health.interval`` with streams open, and every
         two hours without, unless ``health.while_idle``.
 
-        Raises what keeps the link from being connected, unless it waits for that, and DeadlineExceeded after ``timeout``
-        seconds.
+        Raises what keeps the link from being connected, unless it waits for that, and DeadlineExceeded after
+        ``timeout`` seconds.
         """
         return await self._ready(fresh=True, timeout=timeout)
 

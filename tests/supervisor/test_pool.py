@@ -143,7 +143,7 @@ def test_after_a_ping_that_came_to_nothing_but_its_answer_requests_go_without_an
     desk = Desk()
     member = desk.member("x")
     heard(member, 100.0)
-    member.connection.unforgiven_ping = 100.0  # type: ignore[attr-defined,misc]
+    member.connection.unforgiven_ping = 100.0  # type: ignore[misc]
     assert desk.enter(200.0) == "x"
     assert desk.enter(399.0) == "x"
     assert desk.enter(400.0) is None
@@ -154,7 +154,7 @@ def test_over_a_connection_without_streams_pings_that_come_to_nothing_are_two_ho
     """H5."""
     desk = Desk()
     member = desk.member("x")
-    member.connection.unforgiven_ping = 0.0  # type: ignore[attr-defined,misc]
+    member.connection.unforgiven_ping = 0.0  # type: ignore[misc]
     assert desk.enter(7199.0) == "x"
     desk.pool.leave(member, 7199.0)
     assert desk.enter(7200.0) is None
