@@ -24,10 +24,11 @@ from actors.trace import Tracer
 from supervisor.course import Course, Opening
 from supervisor.endpoints import parse_urls
 from supervisor.health import PingStrikes
-from supervisor.keeper import Keeper, Service
+from supervisor.keeper import Keeper
 from supervisor.link_state import Changes, LinkState, States
 from supervisor.orders import AskReady, ConnectNow, LetHold, ShutDown
 from supervisor.retry import Budget
+from supervisor.roster import Service
 from supervisor.stats import LinkStats
 
 _numbers: Final = itertools.count(1)

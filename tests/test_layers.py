@@ -20,7 +20,19 @@ ORDER = {
     ),
     "supervisor": (
         *("restart", "health", "outliers", "retry", "attempts", "placing", "why", "tracing", "children", "tree"),
-        *("endpoints", "link_state", "pool", "stats", "orders", "errands", "keeper", "course", "link", "server"),
+        *(
+            "endpoints",
+            "link_state",
+            "pool",
+            "stats",
+            "orders",
+            "errands",
+            "roster",
+            "keeper",
+            "course",
+            "link",
+            "server",
+        ),
         *("control", "adapters", "workers", "demo", "cli"),
     ),
 }

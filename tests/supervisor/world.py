@@ -185,7 +185,7 @@ class World:
         """Seconds that a dial and a lookup take."""
         self.place()
         patch.setattr("supervisor.errands.resolve", self._resolve)
-        patch.setattr("supervisor.keeper.connect", self._connect)
+        patch.setattr("supervisor.roster.connect", self._connect)
 
     def place(self, host: str = "10.0.0.1", serves: Callable[[Wire, int], None] | None = at_once) -> Place:
         place = self.places[host] = Place(host, serves)
