@@ -71,8 +71,8 @@ class Keeper(Roster):
     """Keeps the connections of one link."""
 
     __slots__ = (
-        "_alternatives", "_asking", "_meter", "restarts", "retries", "retries_refused", "round_trips", "states",
-        "totals",
+        "_alternatives", "_asking", "_meter", "_was_ready", "restarts", "retries", "retries_refused", "round_trips",
+        "states", "totals",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +100,7 @@ class Keeper(Roster):
         self._alternatives = alternatives
         self._meter = Meter(Intensity())
         self._asking: list[AskReady] = []
+        self._was_ready = False
 
     # --- turns --------------------------------------------------------------------------------------------------------
 
@@ -319,10 +320,16 @@ class Keeper(Roster):
         if not self.states.change(state, attempts.trouble if state is not LinkState.READY else None, now):
             return
         if state is LinkState.READY:
+            self._was_ready = True
             logger.info("%s is ready", self.name)
         elif state is LinkState.TRANSIENT_FAILURE and attempts.trouble is not None:
-            logger.warning("%s: %s; next attempt in %.1f s", self.name, attempts.trouble, attempts.not_before - now)
             self.pool.fail(attempts.trouble)
+            # The first failure is an error that somebody gets, unless they wait.
+            waited = self._was_ready or self.pool.waiting or any(asked.patient for asked in self._asking)
+            logger.log(
+                logging.WARNING if waited else logging.INFO, "%s: %s; next attempt in %.1f s",
+                self.name, attempts.trouble, attempts.not_before - now,
+            )  # fmt: skip
 
     def _answer(self, now: float) -> None:
         """Answer those who wait for a connection that is known to be alive."""

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from actors.server_stream import ServerStream
-from actors.settings import Limits
+from actors.settings import Health, Limits
 from supervisor.server import Server
 from tests.interop.bodies import TWICE_BIG, send_twice_big, twice_big_digest
 from tests.interop.peers import Tool
@@ -51,7 +51,7 @@ async def test_a_proxy_that_cancels_300_old_streams_a_second_is_no_attacker() ->
     opened = [range(1 + 2 * batch * n, 1 + 2 * batch * (n + 1), 2) for n in range(60)]
     assert sum(map(len, opened)) == 900 > LIMITS.max_quick_resets
     async with (
-        Server(wait_for_ever, limits=Limits(max_streams=500)) as server,
+        Server(wait_for_ever, limits=Limits(max_streams=500), health=Health(least_ping_interval=0)) as server,
         await RawPeer.connect("127.0.0.1", server.port) as proxy,
     ):
         await proxy.handshake()

@@ -272,7 +272,7 @@ async def test_a_link_need_not_be_entered_and_says_when_it_was_closed(place: Pla
         assert len(place.all) == 1
     with pytest.raises(Misuse, match="entered once"):
         await link.__aenter__()
-    for call in (link.request("GET", "/"), link.healthy(), link.ping(), link.change_limits(Limits())):
+    for call in (link.request("GET", "/"), link.healthy(), link.ping()):
         with pytest.raises(Closed, match="was closed"):
             await call
     with pytest.raises(Closed):

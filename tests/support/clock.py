@@ -9,7 +9,7 @@ import selectors
 from collections.abc import Callable
 from typing import Final
 
-GRACE: Final = 0.03
+GRACE: Final = 0.02
 """Real seconds that sockets and threads get before the clock jumps over a timer."""
 PATIENCE: Final = 10.0
 """Real seconds after which a loop without any timer is called stuck."""
