@@ -224,7 +224,7 @@ async def test_a_handler_waits_while_grpcio_does_not_read() -> None:
     assert isinstance(report.result, list)
     total, between = report.result
     assert total == number * size
-    assert between < number / 2
+    assert between < number * 0.9  # what grpcio takes ahead of its reader grows with the speed of the machine
 
 
 # --- going away -------------------------------------------------------------------------------------------------------
