@@ -31,12 +31,10 @@ SPARE_FILES: Final = 64
 """Open files that a process needs besides those of its connections."""
 
 
-class Acceptor:
-    """Listening sockets, and a place for each connection that they may bring (``limits.max_connections``).
+class Accepting:
+    """Listening sockets, from which clients are accepted while ``wanted()`` says so: the next wait in the backlog.
 
-    While every place is taken nothing is accepted: the next wait in the backlog. With ``limits.refuse_connections``
-    they are closed at once. A place is taken from the accept on, TLS handshake included, and must be given back with
-    :meth:`release` once the connection has ended.
+    After the system refused one for want of files or memory there is a pause, and one line in the log.
     """
 
     # A reader of the loop, not a task in sock_accept(): one that is cancelled as a client comes loses the client's
@@ -45,73 +43,33 @@ class Acceptor:
     def __init__(
         self,
         listening: list[sockets.socket],
-        connected: Callable[[SocketProtocol], None],
-        *,
-        limits: Limits,
-        tracer: Tracer,
-        tls: TlsSide | None = None,
-        refused: Callable[[str], object] = id,
+        accepted: Callable[[sockets.socket, object], object],
+        wanted: Callable[[], bool],
     ) -> None:
-        """``refused`` is called with the name of the limit for each connection that is closed at once."""
-        self.sockets = listening
+        """``accepted`` gets each client's socket, which does not block, and its address."""
+        self.sockets = listening.copy()
         """Those that it listens on; none once it is closed."""
-        self._connected = connected
-        self._limits = limits
-        self._refused = refused
-        self._tracer = tracer
-        self._tls: Final[dict[str, Any]] = _handshake(tls) if tls is not None else {}
+        self._accepted = accepted
+        self._wanted = wanted
         self._loop = asyncio.get_running_loop()
-        self._taken = 0
-        self._by_host: Counter[str] = Counter()
-        self._hosts: dict[Socket, str] = {}
-        """The connections that are there, and the address that each counts for."""
-        self._arriving: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
         self._complained = False
         self._reading = False
-        self._resume()
 
-    @property
-    def taken(self) -> int:
-        """Places that are taken."""
-        return self._taken
-
-    def is_serving(self) -> bool:
-        return bool(self.sockets)
-
-    def close(self) -> None:
-        """Accept no more, and give up the handshakes that have not come to an end; connections stay."""
-        self._stop_reading()
-        if self._pause is not None:
-            self._pause.cancel()
-        listening, self.sockets = self.sockets, []
-        for each in listening:
-            each.close()
-        for task in self._arriving:
-            task.cancel()
-
-    async def wait_closed(self) -> None:
-        """Wait until the handshakes that :meth:`close` gave up are gone."""
-        if self._arriving:
-            await asyncio.wait(self._arriving)
-
-    def release(self, socket: Socket) -> None:
-        """The connection over ``socket`` has ended: its place is free. What has no place is no matter."""
-        if (host := self._hosts.pop(socket, None)) is not None:
-            self._free(host)
-
-    # --- accepting ----------------------------------------------------------------------------------------------------
-
-    def _resume(self) -> None:
-        self._pause = None
-        if not self._reading and self.sockets and not self._must_wait():
+    def look(self) -> None:
+        """Accept again, if that is wanted now."""
+        if self._pause is None and not self._reading and self.sockets and self._wanted():
             self._reading = True
             for listening in self.sockets:
                 self._loop.add_reader(listening, self._accept, listening)
 
-    def _must_wait(self) -> bool:
-        """Whether the next has to stay in the backlog."""
-        return self._taken >= self._limits.max_connections and not self._limits.refuse_connections
+    def close(self) -> None:
+        """Accept no more: who waits in the backlog is reset."""
+        self._stop_reading()
+        if self._pause is not None:
+            self._pause.cancel()
+        while self.sockets:
+            self.sockets.pop().close()
 
     def _stop_reading(self) -> None:
         if self._reading:
@@ -121,7 +79,9 @@ class Acceptor:
 
     def _accept(self, listening: sockets.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
-            if self._must_wait():
+            if not self.sockets:
+                return  # closed by whom the last one was told
+            if not self._wanted():
                 self._stop_reading()
                 return
             try:
@@ -135,7 +95,7 @@ class Acceptor:
                 return
             self._complained = False
             accepted.setblocking(False)
-            self._admit(accepted, address)
+            self._accepted(accepted, address)
 
     def _hold_on(self, error: OSError) -> None:
         """The system has no file or memory for another connection, which stays in the backlog: try again later."""
@@ -143,12 +103,103 @@ class Acceptor:
             self._complained = True
             logger.warning("cannot accept connections for now: %s", error.strerror or error)
         self._stop_reading()
-        self._pause = self._loop.call_later(ACCEPT_PAUSE, self._resume)
+        self._pause = self._loop.call_later(ACCEPT_PAUSE, self._over)
+
+    def _over(self) -> None:
+        self._pause = None
+        self.look()
+
+
+class Acceptor:
+    """Listening sockets, and a place for each connection that they may bring (``limits.max_connections``).
+
+    While every place is taken nothing is accepted: the next wait in the backlog. With ``limits.refuse_connections``
+    they are closed at once. A place is taken from the accept on, TLS handshake included, and must be given back with
+    :meth:`release` once the connection has ended.
+    """
+
+    def __init__(
+        self,
+        listening: list[sockets.socket],
+        connected: Callable[[SocketProtocol], None],
+        *,
+        limits: Limits,
+        tracer: Tracer,
+        tls: TlsSide | None = None,
+        refused: Callable[[str], object] = id,
+        freed: Callable[[], object] | None = None,
+    ) -> None:
+        """``refused`` is called with the name of the limit for each connection that is closed at once.
+
+        ``freed`` is called, in a turn of the loop of its own, once for each connection that has ended, however it came
+        and ended: refused, in its handshake, or served.
+        """
+        self._listening = Accepting(listening, self._admit, lambda: not self._must_wait())
+        self.sockets = self._listening.sockets
+        self._connected = connected
+        self._limits = limits
+        self._refused = refused
+        self._freed = freed
+        self._tracer = tracer
+        self._tls: Final[dict[str, Any]] = _handshake(tls) if tls is not None else {}
+        self._loop = asyncio.get_running_loop()
+        self._taken = 0
+        self._by_host: Counter[str] = Counter()
+        self._hosts: dict[Socket, str] = {}
+        """The connections that are there, and the address that each counts for."""
+        self._arriving: set[asyncio.Task[None]] = set()
+        self._serving = True
+        self._listening.look()
+
+    @property
+    def taken(self) -> int:
+        """Places that are taken."""
+        return self._taken
+
+    def is_serving(self) -> bool:
+        return self._serving
+
+    def close(self) -> None:
+        """Accept no more, and give up the handshakes that have not come to an end; connections stay."""
+        self._serving = False
+        self._listening.close()
+        for task in self._arriving:
+            task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until the handshakes that :meth:`close` gave up are gone."""
+        if self._arriving:
+            await asyncio.wait(self._arriving)
+
+    def release(self, socket: Socket) -> None:
+        """The connection over ``socket`` has ended: its place is free. What has no place is no matter."""
+        if (host := self._hosts.pop(socket, None)) is not None:
+            self._free(host)
+
+    def adopt(self, connected: sockets.socket) -> None:
+        """Serve a connected socket that somebody else accepted: as one of its own, but it cannot wait for a place.
+
+        It is closed at once where there is none, where it was reset meanwhile, and once this is closed.
+        """
+        try:
+            connected.setblocking(False)
+            address = connected.getpeername()
+        except OSError:
+            self._close(connected)
+            return
+        if self._serving:
+            self._admit(connected, address)
+        else:
+            self._close(connected)
+
+    # --- accepting ----------------------------------------------------------------------------------------------------
+
+    def _must_wait(self) -> bool:
+        """Whether the next has to stay in the backlog."""
+        return self._taken >= self._limits.max_connections and not self._limits.refuse_connections
 
     def _admit(self, accepted: sockets.socket, address: object) -> None:
-        host, where = "", "a client of the Unix socket"
-        if isinstance(address, tuple):
-            host, where = address[0], shown(address)
+        host, where = address[0] if isinstance(address, tuple) else "", named(address)
         limits, most = self._limits, self._limits.max_connections_per_peer
         if self._taken >= limits.max_connections:
             self._refuse(accepted, "max_connections", f"{where} was closed: there are {self._taken} already")
@@ -164,7 +215,7 @@ class Acceptor:
         task.add_done_callback(lambda done: self._welcomed(done, accepted, protocol, host))
 
     def _refuse(self, accepted: sockets.socket, limit: str, why: str) -> None:
-        accepted.close()
+        self._close(accepted)
         self._refused(limit)
         logger.info("the connection of %s (Limits.%s)", why, limit)
 
@@ -195,8 +246,21 @@ class Acceptor:
         self._by_host[host] -= 1
         if not self._by_host[host]:
             del self._by_host[host]
-        if self._pause is None:
-            self._resume()
+        self._tell_freed()
+        self._listening.look()
+
+    def _close(self, unserved: sockets.socket) -> None:
+        unserved.close()
+        self._tell_freed()
+
+    def _tell_freed(self) -> None:
+        if self._freed is not None:
+            self._loop.call_soon(self._freed)  # what it raises is none of ours
+
+
+def named(address: object) -> str:
+    """How a log names the client at a socket's address."""
+    return shown(address) if isinstance(address, tuple) else "a client of the Unix socket"
 
 
 def _handshake(tls: TlsSide) -> dict[str, Any]:
@@ -215,22 +279,31 @@ async def listen(
     host: str = "127.0.0.1",
     port: int = 0,
     path: str | None = None,
+    given: list[sockets.socket] | None = None,
     limits: Limits | None = None,
     tls: TlsSide | None = None,
     refused: Callable[[str], object] = id,
+    freed: Callable[[], object] | None = None,
 ) -> Acceptor:
     """Listen on a TCP port (0: any free one) or a Unix socket; ``connected`` gets each client. Raises ListenFailed.
 
-    ``refused`` gets the name of the limit for which a client was closed at once.
+    ``given`` are sockets that listen already, instead. ``refused`` gets the name of the limit for which a client was
+    closed at once; ``freed`` is called for each that has ended.
     """
     limits = limits if limits is not None else Limits()
+    listening = given if given is not None else await _bind(host, port, path)
+    for each in listening:
+        each.setblocking(False)
+    allow_open_files(limits.max_connections)
+    return Acceptor(listening, connected, limits=limits, tracer=tracer, tls=tls, refused=refused, freed=freed)
+
+
+async def _bind(host: str, port: int, path: str | None) -> list[sockets.socket]:
     where = f"the Unix socket {path}" if path is not None else f"{host}:{port}"
     try:
-        listening = [bind_unix(path)] if path is not None else await bind_tcp(host, port)
+        return [bind_unix(path)] if path is not None else await bind_tcp(host, port)
     except (OSError, OverflowError, ValueError) as error:
         raise ListenFailed.because(f"cannot listen on {where}: {reason_of(error)}", error) from error
-    allow_open_files(limits.max_connections)
-    return Acceptor(listening, connected, limits=limits, tracer=tracer, tls=tls, refused=refused)
 
 
 def allow_open_files(connections: int) -> None:

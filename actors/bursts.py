@@ -35,4 +35,4 @@ class Burst:
     def share(self) -> float:
         """The seconds that it has in this turn."""
         many = Burst._count + (not self.on)
-        return SECONDS_PER_TURN if many <= 1 else max(SECONDS_PER_TURN / 2 / many, LEAST_SECONDS)
+        return SECONDS_PER_TURN / 2 if many <= 1 else max(SECONDS_PER_TURN / 2 / many, LEAST_SECONDS)

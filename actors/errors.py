@@ -18,7 +18,8 @@
        ├─ ListenFailed          an address could not be listened on
        ├─ TlsFailed             the TLS handshake or a certificate failed
        ├─ TransportLost         the connection broke
-       └─ PingTimeout           the peer stopped answering
+       ├─ PingTimeout           the peer stopped answering
+       └─ ProcessFailed         a process that we run could not be started, or failed
 
 Each message is one line that names the thing and, where there is one, the remedy. The first cause is kept and
 chained (``__cause__``). No exception of h2, ssl or the socket layer is raised to a user.
@@ -180,3 +181,23 @@ class TransportLost(TransportError):
 
 class PingTimeout(TransportError):
     """The peer stopped answering PING."""
+
+
+class ProcessFailed(TransportError):
+    """A process that we run could not be started, or ended by itself and not with 0.
+
+    ``returncode`` is as :mod:`subprocess` has it, negative for a signal, None where it was not started;
+    ``last_lines`` are the last that it wrote to its stderr.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        returncode: int | None = None,
+        last_lines: tuple[str, ...] = (),
+        outcome: Outcome = Outcome.NOT_SENT,
+    ) -> None:
+        super().__init__(message, outcome=outcome)
+        self.returncode = returncode
+        self.last_lines = last_lines

@@ -50,6 +50,14 @@ class ActorState:
     dead_letters: int
     children: tuple[str, ...]
     detail: Mapping[str, str | int | float | bool | None]
+    kind: str = ""
+    """The name of its class."""
+    age: float = 0.0
+    """Seconds since it began, give or take a tenth."""
+    refs: tuple[Ref[Any], ...] = field(default=(), repr=False)
+    """The same children, in the same order."""
+    restarts: tuple[int, ...] = ()
+    """How often each of those was started again; empty where the actor starts none again."""
 
 
 @frozen

@@ -34,13 +34,34 @@ class ServerStream(Exchange):
     after :meth:`start_response` ends the stream.
     """
 
-    __slots__ = ("_headers", "_pseudo", "_read", "_status")
+    __slots__ = ("_headers", "_pseudo", "_read", "_status", "_whole")
 
     def __init__(self, actor: StreamActor) -> None:
         super().__init__(actor)
         self._pseudo, self._headers = split_head(actor.head or [])
         self._status = 0
+        self._whole = 0
         self._read = False
+
+    @property
+    def name(self) -> str:
+        """The stream's name in the log, such as ``server-1/connection-3/stream-5``."""
+        return self._actor.name
+
+    @property
+    def status(self) -> int:
+        """The status of the response that was begun; 0 as long as none was."""
+        return self._status
+
+    @property
+    def received(self) -> int:
+        """Bytes of the request's body that came, read or not."""
+        return self._actor.received
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the response's body that were given to be sent; what of them went out, the connection knows."""
+        return self._whole + self._actor.queued
 
     @property
     def method(self) -> str:
@@ -138,6 +159,7 @@ class ServerStream(Exchange):
             body, size = b"", 0
         if not size or (size <= actor.room and not actor.terms.memory.full):
             actor.local_ended = True
+            self._whole = size
             actor.terms.memory.take(size)
             actor.command(Respond(self.id, head, body if isinstance(body, bytes) else bytes(body), fields))
             return

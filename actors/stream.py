@@ -155,6 +155,11 @@ class StreamActor(BodyActor[StreamMessage]):
     def limits(self) -> Limits:
         return self.terms.limits
 
+    @property
+    def queued(self) -> int:
+        """Bytes of body that ``send`` was given."""
+        return self._queued
+
     # --- facts --------------------------------------------------------------------------------------------------------
 
     def body(self) -> Coroutine[Any, Any, None]:

@@ -348,4 +348,7 @@ class TurnActor(Actor[M]):
         else:
             status = "stopping" if self._halted else "suspended" if self._suspended else "running"
         waiting = len(self.mailbox) + len(self._batch)
-        return ActorState(self.name, status, waiting, self.mailbox.dead_letters, tuple(self.children), self.detail())
+        return ActorState(
+            self.name, status, waiting, self.mailbox.dead_letters, tuple(self.children), self.detail(),
+            type(self).__name__, self._age(), tuple(self.children.values()),
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The ``muxlink`` command: serve, request, demo.
+"""The ``muxlink`` command: serve, request, demo; what looks into a running server is in ``console``.
 
 Errors go to stderr in one line with the remedy. Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted.
 """
@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import logging
 import os
-import signal
 import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -18,21 +16,23 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, NoReturn, cast
 
-from actors.bodies import is_coroutine_function
 from actors.errors import InvalidHeaders, LinkError, Misuse
 from actors.exchange import OutgoingBody
 from actors.headers import check_fields
-from actors.server_stream import Handler
-from actors.settings import Limits, Tls
-from supervisor import demo
-from supervisor.endpoints import UNIX_PREFIX, Endpoint, parse_bind, parse_url
+from actors.settings import Tls
+from supervisor import console, demo
+from supervisor.endpoints import UNIX_PREFIX, Endpoint, parse_url
+from supervisor.handlers import load_handler
 from supervisor.link import Link
-from supervisor.server import Server
+from supervisor.workers import serving
+from supervisor.workers.alone import run_alone
+from supervisor.workers.logs import configure
+from supervisor.workers.sources import add_options, gather
+
+__all__ = ("load_handler", "main")
 
 DONE, FAILED, ASKED_WRONGLY, INTERRUPTED = 0, 1, 2, 130
 FILE_CHUNK: Final = 64 * 1024
-CONNECTION_AGE: Final = 30 * 60.0
-"""Seconds after which ``serve`` lets a connection end, so that clients spread over all that serve the same."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,19 +51,15 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser(
         "serve", help="serve a handler", formatter_class=raw,
-        description="Serve a handler over HTTP/2, over TLS with --certfile and else with prior knowledge,\n"
-        "until SIGINT or SIGTERM, then drain. The working directory is importable.",
-        epilog="example: muxlink serve examples.hello:hello --bind 127.0.0.1:8080",
+        description="Serve a handler over HTTP/2, over TLS with --certfile and else with prior knowledge, by worker\n"
+        "processes that are replaced when they fail. The working directory is importable.\n\n"
+        "SIGTERM and SIGINT drain and end, a second one hastens; SIGHUP replaces the workers one by one;\n"
+        "SIGTTIN and SIGTTOU add and remove one; SIGUSR2 writes what everything waits for to the log.",
+        epilog="example: muxlink serve examples.hello:hello --bind 127.0.0.1:8080 --workers 2",
     )  # fmt: skip
-    serve.add_argument("handler", metavar="MODULE:HANDLER", help="a coroutine function that takes a stream")
-    serve.add_argument(
-        "--bind", default="127.0.0.1:8080", metavar="HOST:PORT|unix:PATH",
-        help="where to listen; port 0 is any free one (default: %(default)s)",
-    )  # fmt: skip
-    serve.add_argument("--certfile", metavar="FILE", help="serve over TLS with this certificate (PEM)")
-    serve.add_argument("--keyfile", metavar="FILE", help="its key, where that is not in the same file")
-    serve.add_argument("--client-ca", metavar="FILE", help="demand client certificates of these authorities")
+    add_options(serve)
     serve.set_defaults(run=_serve)
+    console.add_commands(commands)
 
     ask = commands.add_parser(
         "request", help="send one request and print the response's body", formatter_class=raw,
@@ -101,64 +97,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _serve(asked: argparse.Namespace) -> int:
-    handler = load_handler(asked.handler)
-    where = parse_bind(asked.bind)
-    tls = _server_tls(asked)
-    loop = asyncio.get_running_loop()
-    stopping = [asyncio.Event(), asyncio.Event()]
-
-    def stop() -> None:
-        """The first signal drains, the second one hastens."""
-        stopping[int(stopping[0].is_set())].set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    host, limits = where.host or "127.0.0.1", Limits(max_connection_age=CONNECTION_AGE)
-    async with Server(handler, host, where.port, path=where.path, tls=tls, limits=limits) as server:
-        print(f"serving {server.url}", flush=True)
-        ended = asyncio.create_task(server.wait())
-        stopped = asyncio.create_task(stopping[0].wait())
-        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if ended.done():
-            ended.result()
-        draining = asyncio.create_task(server.close())
-        hastened = asyncio.create_task(stopping[1].wait())
-        await asyncio.wait((draining, hastened), return_when=asyncio.FIRST_COMPLETED)
-        for task in (hastened, draining, ended):
-            task.cancel()
-        await asyncio.wait((draining, hastened, ended, stopped))
+    options = gather(asked, os.environ)
+    configure(options.log_format, options.log_level, process="muxlink")
+    if options.workers:
+        await serving.run(options)
+    else:
+        await run_alone(options, out=sys.stdout)
     return DONE
-
-
-def _server_tls(asked: argparse.Namespace) -> Tls | None:
-    if asked.certfile is None:
-        if asked.keyfile is not None or asked.client_ca is not None:
-            raise Misuse("--keyfile and --client-ca go with --certfile, the certificate to serve with")
-        return None
-    return Tls(certfile=asked.certfile, keyfile=asked.keyfile, client_ca=asked.client_ca)
-
-
-def load_handler(name: str) -> Handler:
-    """What ``MODULE:HANDLER`` names, the working directory being importable. Raises Misuse."""
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise Misuse(f"bad handler {name!r}: write MODULE:HANDLER, such as examples.hello:hello")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: object = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever the module does at import, the line says so
-        what = str(error).splitlines()[0] if str(error) else ""
-        raise Misuse.because(f"cannot import {module_name}: {type(error).__name__}: {what}", error) from error
-    for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise Misuse(f"{module_name} has no {attribute}: is the handler's name right?") from None
-    if not is_coroutine_function(found):
-        raise Misuse(f"{name} is no coroutine function: write 'async def' before the handler's name")
-    return cast("Handler", found)
 
 
 # --- request ----------------------------------------------------------------------------------------------------------
@@ -278,7 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = _parser().parse_args(argv)
     except SystemExit as done:
         return int(done.code or 0)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if asked.run is not _serve:  # which has options for that
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     run = cast("Callable[[argparse.Namespace], Coroutine[None, None, int]]", asked.run)
     try:
         code = asyncio.run(run(asked))

@@ -21,6 +21,7 @@ from actors.renewal import TlsFiles
 from actors.settings import Backoff, Health, Limits, Retry, Tls, check_debug, check_kind, check_limits
 from actors.tls import client_side
 from actors.trace import Tracer
+from supervisor.census import Plain, census
 from supervisor.course import Course, Opening
 from supervisor.endpoints import parse_urls
 from supervisor.health import PingStrikes
@@ -199,6 +200,10 @@ class Link:
     def stats(self) -> LinkStats:
         """What it has counted; cheap enough to be asked every second."""
         return self._keeper.stats()
+
+    async def census(self) -> list[Plain]:
+        """Its actors, each behind its parent, as :func:`~supervisor.census.census` gives them; none where none live."""
+        return await census(self._keeper.ref) if self._started else []
 
     def connect_now(self) -> None:
         """Try at once, instead of waiting for the next attempt's time. Raises Closed."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
+import ssl
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -24,9 +27,13 @@ from actors.server_stream import Handler
 from actors.settings import Health, Limits, Tls, check_debug, check_health, check_limits
 from actors.tls import TlsSide, server_side
 from actors.trace import Tracer
+from supervisor.census import Plain, census
 from supervisor.health import PingMonitor, PingStrikes
 from supervisor.stats import ServerStats
 
+HOST: Final = "127.0.0.1"
+NOWHERE: Final = "none: the server listens to nothing, its connections come by adopt()"
+"""The URL of a server that was given no socket to listen on."""
 _numbers: Final = itertools.count(1)
 
 
@@ -52,15 +59,21 @@ class Server:
     def __init__(
         self,
         handler: Handler,
-        host: str = "127.0.0.1",
+        host: str = HOST,
         port: int = 0,
         *,
         path: str | None = None,
+        sockets: Sequence[socket.socket] | None = None,
         tls: Tls | None = None,
         limits: Limits | None = None,
         health: Health | None = None,
+        freed: Callable[[], object] | None = None,
     ) -> None:
         """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``.
+
+        ``sockets`` listen already, and are used instead of all three: the server closes them, but removes no file. With
+        none at all, connections come by :meth:`adopt`. ``freed`` is called once for each connection that has ended,
+        also for one that was refused, or never got through its handshake.
 
         The files that ``tls`` names are read at once, and never again. ``health`` says when silent clients are asked
         for a sign of life, and how often clients may ask us.
@@ -71,6 +84,9 @@ class Server:
             raise Misuse(f"a path is that of a Unix socket, not {path!r}")
         if not isinstance(host, str) or not host:
             raise Misuse(f"a host is a name or an address, not {host!r}: 127.0.0.1 for this machine, 0.0.0.0 for all")
+        if sockets is not None and (path is not None or port or host != HOST):
+            raise Misuse("a server with sockets of yours listens to those: give it no host, port or path")
+        self._given = None if sockets is None else [_listening(each) for each in sockets]
         self.limits = limits if limits is not None else Limits()
         self.health = health if health is not None else Health()
         check_health(self.health)
@@ -79,11 +95,19 @@ class Server:
         self.host = host
         self.path = path
         self._port = port
+        self._unix = path
+        if self._given:
+            address = self._given[0].getsockname()
+            if isinstance(address, tuple):
+                self.host, self._port = address[:2]
+            else:
+                self._unix = os.fsdecode(address)
         self._tls: TlsSide | None = server_side(tls, self.limits) if tls is not None else None
         self._listener = ListenerActor(
             f"server-{next(_numbers)}", serve(handler), limits=self.limits, tracer=self.tracer, released=self._released,
             monitor=partial(PingMonitor, self.health), doorkeeper=partial(PingStrikes, self.health),
         )  # fmt: skip
+        self._freed = freed
         self._sockets: Acceptor | None = None
         self._entered = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -95,14 +119,16 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port that it listens on, or did; 0 for a Unix socket."""
+        """The port that it listens on, or did; 0 for a Unix socket, and where it listens to nothing."""
         return self._port if self.path is None else 0
 
     @property
     def url(self) -> str:
-        """Where a :class:`~supervisor.link.Link` finds it."""
-        if self.path is not None:
-            return f"unix:{self.path}"
+        """Where a :class:`~supervisor.link.Link` finds it; of several sockets, at the first."""
+        if self._given is not None and not self._given:
+            return NOWHERE
+        if self._unix is not None:
+            return f"unix:{self._unix}"
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://[{self.host}]:{self.port}" if ":" in self.host else f"{scheme}://{self.host}:{self.port}"
 
@@ -111,6 +137,10 @@ class Server:
         if self._sockets is None or self._listener.exited is not None:
             raise Closed("the server is not running")
         return await get_state(self._listener.ref)
+
+    async def census(self) -> list[Plain]:
+        """Its actors, each behind its parent, as :func:`~supervisor.census.census` gives them; none where none live."""
+        return await census(self._listener.ref) if self._began is not None else []
 
     def stats(self) -> ServerStats:
         """Its figures as they are, at any time: also before it is entered, and once it is closed."""
@@ -133,9 +163,10 @@ class Server:
         self._entered = True
         self._sockets = await listen(
             self.tracer, self._listener.connected, host=self.host, port=self._port, path=self.path,
-            limits=self.limits, tls=self._tls, refused=self._listener.totals.refuse,
+            given=self._given, limits=self.limits, tls=self._tls, refused=self._listener.totals.refuse,
+            freed=self._freed,
         )  # fmt: skip
-        if self.path is None:
+        if self.path is None and self._given is None:
             self._port = self._sockets.sockets[0].getsockname()[1]
         self._listener.start()
         self._loop = asyncio.get_running_loop()
@@ -151,6 +182,18 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def adopt(self, connected: socket.socket) -> None:
+        """Serve a connected socket that somebody else accepted: it is this server's from now on.
+
+        TLS and limits are as for those that it accepts itself; but it is closed at once where ``max_connections`` are
+        there, since it cannot wait, and where the server has begun to close. Raises Misuse, and leaves the socket
+        alone, for what is no connected stream socket, and before the server is entered.
+        """
+        _check_connected(connected)
+        if self._sockets is None:
+            raise Misuse("the server has not begun to serve: enter it (async with), then let it adopt")
+        self._sockets.adopt(connected)
 
     async def wait(self) -> None:
         """Wait until it has ended. Raises what its listener ended with, where that was not :meth:`close`."""
@@ -179,6 +222,9 @@ class Server:
         if drain is not None and (type(drain) not in (int, float) or not drain >= 0):
             raise Misuse(f"a time for draining is a number of seconds, not {drain!r}")
         if self._sockets is None:
+            for each in self._given or ():
+                each.close()
+            self._entered |= bool(self._given)
             return DrainReport(())
         if self._sockets.is_serving():
             self._sockets.close()
@@ -205,3 +251,39 @@ class Server:
                 self._ended = loop.time()
         cut = tuple(self._listener.cut)
         return DrainReport(cut, quota.begun - self._before - len(cut), self._ended - self._closing)
+
+
+def _listening(given: socket.socket) -> socket.socket:
+    """The socket, which listens. Raises Misuse for any other."""
+    _check_stream(given, "a socket to serve on listens")
+    if not _listens(given):
+        raise Misuse(f"a socket to serve on listens, not {given!r}: call its listen() first")
+    return given
+
+
+def _check_connected(given: socket.socket) -> None:
+    """Raise Misuse for what never was a connected stream socket; one that was reset since was one."""
+    wanted = "a socket to adopt is connected"
+    _check_stream(given, wanted)
+    try:
+        given.getpeername()
+    except OSError as error:
+        address = given.getsockname()
+        # A reset connection has no peer any more, but keeps its port, which one that was never connected does not have.
+        if _listens(given) or not isinstance(address, tuple) or not address[1]:
+            raise Misuse.because(f"{wanted}, not {given!r}", error) from error
+
+
+def _check_stream(given: socket.socket, wanted: str) -> None:
+    if not isinstance(given, socket.socket):
+        raise Misuse(f"{wanted}, not {given!r}: give a socket.socket")
+    if isinstance(given, ssl.SSLSocket):
+        raise Misuse(f"{wanted}, but not an SSLSocket: the server's own tls encrypts it")
+    if given.fileno() < 0:
+        raise Misuse(f"{wanted}, not closed")
+    if given.type != socket.SOCK_STREAM or given.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        raise Misuse(f"{wanted}, and is a stream of TCP or of a Unix socket, not {given!r}")
+
+
+def _listens(given: socket.socket) -> bool:
+    return bool(given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))

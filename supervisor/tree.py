@@ -19,10 +19,12 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, assert_never
 
+from attrs import evolve
+
 from actors.actor import ask
 from actors.errors import Closed, LimitReached, LinkError, Misuse
 from actors.mailbox import Ref, Reply, Understood
-from actors.messages import Exited, Halt, Kill
+from actors.messages import ActorState, Exited, Halt, Kill
 from actors.trace import Tracer
 from actors.turns import TurnActor
 from supervisor.children import (
@@ -246,6 +248,12 @@ class Supervisor(TurnActor[TreeMessage]):
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {"strategy": type(self._strategy).__name__, "restarts": self._restarts}
+
+    def _state(self) -> ActorState:
+        living = [child for name, child in self._family.items() if name in self.children]
+        names = tuple(child.name for child in living)
+        refs, restarts = tuple(self.children[name] for name in names), tuple(child.restarts for child in living)
+        return evolve(super()._state(), children=names, refs=refs, restarts=restarts)
 
     # --- a child ends -------------------------------------------------------------------------------------------------
 

@@ -87,6 +87,19 @@ def test_the_example_of_an_own_actor_crashes_and_goes_on() -> None:
     ]
 
 
+def test_the_example_of_an_own_process_is_killed_and_goes_on() -> None:
+    done = run("-m", "examples.own_process")
+    # asyncio's debug mode complains of each callback that a busy machine makes slow.
+    complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing ")]
+    assert (done.returncode, complaints) == (0, [])
+    assert done.stdout.splitlines() == [
+        "worker: at work",
+        "worker: it was killed by SIGKILL, and said last: ('at work',)",
+        "worker: running, restarts: 1",
+        "worker: gone with its supervisor",
+    ]
+
+
 def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
     shown = [code for kind, code in blocks() if kind == "python" and code not in dict(programs())]
     assert len(shown) == 1
@@ -94,7 +107,8 @@ def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
 
 
 def test_each_example_is_run_by_a_test() -> None:
-    run_by_tests = {"hello", "core", "whoami", "own_actor"}  # hello is served by the tests of the command line
+    # hello is served by the tests of the command line
+    run_by_tests = {"hello", "core", "whoami", "own_actor", "own_process"}
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} == run_by_tests
 
 

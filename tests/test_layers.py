@@ -19,7 +19,19 @@ ORDER = {
         *("tls", "renewal", "addresses", "transport", "dialling", "acceptor", "listener"),
     ),
     "supervisor": (
-        *("restart", "health", "outliers", "retry", "attempts", "placing", "why", "tracing", "children", "tree"),
+        *(
+            "restart",
+            "health",
+            "outliers",
+            "retry",
+            "attempts",
+            "placing",
+            "census",
+            "why",
+            "tracing",
+            "children",
+            "tree",
+        ),
         *(
             "endpoints",
             "link_state",
@@ -33,7 +45,8 @@ ORDER = {
             "link",
             "server",
         ),
-        *("control", "adapters", "workers", "demo", "cli"),
+        *("handlers", "openmetrics", "private_sockets", "control", "adapters", "workers"),
+        *("screens", "console", "demo", "cli"),
     ),
 }
 RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package in ORDER for name in ORDER[package])}

@@ -7,12 +7,22 @@ import re
 import pytest
 
 from actors import errors
-from actors.errors import ErrorCode, GoAway, LinkError, Outcome, ProtocolViolation, StreamReset, code_name
+from actors.errors import (
+    ErrorCode,
+    GoAway,
+    LinkError,
+    Outcome,
+    ProcessFailed,
+    ProtocolViolation,
+    StreamReset,
+    code_name,
+)
 
 FACTS: dict[type[LinkError], dict[str, object]] = {
     StreamReset: {"code": 8, "received": 17},
     GoAway: {"code": 11, "debug": b"too_many_pings"},
     ProtocolViolation: {"code": 3},
+    ProcessFailed: {"returncode": -9, "last_lines": ("boom",)},
 }
 """What a class takes besides its message."""
 

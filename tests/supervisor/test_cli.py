@@ -118,7 +118,7 @@ def test_a_module_that_raises_is_told_in_a_line(module: Callable[[str], str], so
 
 def test_an_interrupt_while_importing_is_an_interrupt(module: Callable[[str], str]) -> None:
     name = module("raise KeyboardInterrupt")
-    assert main(["serve", f"{name}:handler", "--bind", "127.0.0.1:0"]) == cli.INTERRUPTED
+    assert main(["serve", f"{name}:handler", "--bind", "127.0.0.1:0", "--workers", "0"]) == cli.INTERRUPTED
 
 
 @pytest.mark.parametrize("name", ["..up:handler", ".here:handler", "a..b:handler", "no/such:handler"])

@@ -22,6 +22,7 @@ from actors.settings import Limits
 from supervisor import cli, demo
 from supervisor.link_state import LinkState, States
 from supervisor.server import Server
+from supervisor.workers import alone
 from tests.interop.command import muxlink_argv
 from tests.interop.peers import ROOT, environment
 from tests.support.sides import settle, until
@@ -622,7 +623,7 @@ def test_serve_lets_connections_end_after_half_an_hour(monkeypatch: pytest.Monke
             asked.append(self.limits)
             raise ListenFailed("not here")
 
-    monkeypatch.setattr(cli, "Server", Refused)
-    assert cli.main(["serve", "supervisor.demo:hello", "--bind", "127.0.0.1:0"]) == cli.FAILED
+    monkeypatch.setattr(alone, "Server", Refused)
+    assert cli.main(["serve", "supervisor.demo:hello", "--bind", "127.0.0.1:0", "--workers", "0"]) == cli.FAILED
     [limits] = asked
     assert limits.max_connection_age == 1800
