@@ -10,6 +10,7 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from abc import abstractmethod
 from collections import deque
@@ -40,6 +41,8 @@ N = TypeVar("N")
 
 MESSAGES_PER_TURN: Final = 1024
 SECONDS_PER_TURN: Final = 0.005
+MOST_NAMED: Final = 20
+"""Children that are named in the log of those that did not end in time."""
 LETTERS_PER_TURN: Final = 256
 """Dead letters that are put away in one go; with tracing on, each costs as much as telling it did."""
 
@@ -249,7 +252,10 @@ class TurnActor(Actor[M]):
                     await self._next_batch()
                     self._late_turn()
         except TimeoutError:
-            if left := ", ".join(self.children):
+            if self.children:
+                left = ", ".join(itertools.islice(self.children, MOST_NAMED))
+                if (more := len(self.children) - MOST_NAMED) > 0:
+                    left += f" and {more:,} more"
                 logger.error("%s ended without waiting for %s: cancelled, but not ended", self.name, left)
             self._last(self.overdue)
         except LinkError:

@@ -25,7 +25,7 @@ from supervisor.control import ask, find
 from supervisor.screens import clean, render_stats, render_top, render_tree
 
 if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+    Commands = argparse._SubParsersAction[Any]
 
 DONE: Final = 0
 SECOND: Final = 1.0
@@ -59,7 +59,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add(commands: Commands, name: str, run: Run, help: str, example: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(
+    command: argparse.ArgumentParser = commands.add_parser(
         name, help=help, formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{help[0].upper()}{help[1:]}.", epilog=f"example: {example}",
     )  # fmt: skip

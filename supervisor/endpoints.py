@@ -66,6 +66,6 @@ def parse_bind(bind: str) -> Endpoint:
         return Endpoint(path=path)
     host, colon, port = bind.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+    if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65_535:
         raise Misuse(f"bad address {bind!r}: write HOST:PORT with a port from 0 to 65535, or unix:PATH")
     return Endpoint(host, int(port))

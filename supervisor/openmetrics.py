@@ -88,15 +88,14 @@ PARENT: Final = (
     _gauge("muxlink_workers_wanted", "Worker processes that should run.", "workers_wanted"),
     _gauge("muxlink_workers_ready", "Worker processes that serve.", "workers_ready"),
     _counter("muxlink_restarts", "Worker processes that were started in place of one that had failed.", "restarts"),
-    _gauge("muxlink_generation", "Reloads since the parent began.", "generation"),
+    _gauge("muxlink_generation", "Which generation of workers it is: one more with each reload.", "generation"),
     _gauge("muxlink_uptime_seconds", "Time since the parent began.", "age", unit="seconds"),
 )
 """Of the parent's figures."""
 WORKER: Final = (
     Family("muxlink_worker_state", "gauge", "What a worker process is doing.", _is("state", "state")),
-    _gauge("muxlink_worker_generation", "Reloads before the worker process was started.", "generation"),
+    _gauge("muxlink_worker_generation", "The generation that the worker is of.", "generation"),
     _gauge("muxlink_worker_load", "Connections that were given to the worker and have not ended.", "load"),
-    _counter("muxlink_worker_restarts", "How often the worker was started again.", "restarts"),
     _gauge("muxlink_worker_age_seconds", "Time since the worker process was started.", "age", unit="seconds"),
     _gauge("muxlink_worker_late_seconds", "By how much the worker's loop was late.", "late", unit="seconds"),
 )

@@ -190,7 +190,8 @@ def render_stats(answer: Plain) -> str:
 def _flat(figures: Plain) -> Iterator[tuple[str, str]]:
     for key, value in figures.items():
         if key == "stats":
-            yield from _flat(value or {})
+            # Its server's state says less than the worker's own.
+            yield from (figure for figure in _flat(value or {}) if figure[0] != "state")
         elif isinstance(value, Mapping):
             yield key, ", ".join(f"{name or 'none'} {_figure_text(each)}" for name, each in value.items()) or UNKNOWN
         elif not isinstance(value, (list, tuple)):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +125,46 @@ def test_the_demo_prints_the_lines_that_the_readme_shows() -> None:
         return [re.sub(r"[\d,.]+", "N", line) for line in lines]
 
     assert numberless(done.stdout.splitlines()) == numberless(shown)
+
+
+def test_the_commands_for_production_print_what_the_readme_shows(tmp_path: Path) -> None:
+    """The server on a port of its own, and the commands beside it, line by line."""
+    section = README[README.index("## Run it in production") : README.index("## More of HTTP/2")]
+    (first, beside) = [found[2] for found in BLOCK.finditer(section)]
+    tmp_path.chmod(0o700)
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "supervisor.cli"]
+    serve = shlex.split(first.splitlines()[0])[2:]
+    where = serve.index("--bind") + 1
+    with subprocess.Popen(
+        [*command, *serve[:where], "127.0.0.1:0", *serve[where + 1 :]],
+        cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True,
+    ) as server:  # fmt: skip
+        try:
+            assert server.stdout is not None
+            port = server.stdout.readline().strip().rpartition(":")[2]
+            assert port.isdigit()
+            shown: list[tuple[str, list[str]]] = []
+            for line in beside.splitlines():
+                if line.startswith("$ "):
+                    shown.append((line, []))
+                else:
+                    shown[-1][1].append(line)
+            for line, output in shown:
+                asked = [each.replace("8080", port) for each in shlex.split(line)[2:]]
+                done = subprocess.run(
+                    [*command, *asked], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60, check=False
+                )
+                assert (done.returncode, done.stderr) == (0, ""), line
+                assert [aged(each) for each in done.stdout.splitlines()] == [aged(each) for each in output], line
+            assert server.wait(30) == 0
+        finally:
+            server.kill()
+
+
+def aged(line: str) -> str:
+    """The line without its actors' ages."""
+    return re.sub(r" +[\d.]+[smhd]", " N", line)
 
 
 def test_each_map_names_every_module_of_its_package() -> None:

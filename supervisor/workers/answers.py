@@ -11,7 +11,7 @@ from typing import Any, Final
 from actors.actor import ask
 from actors.errors import LinkError, Misuse
 from actors.mailbox import Ref
-from supervisor.census import census
+from supervisor.census import census, graft
 from supervisor.workers.crew import AskCrew, CrewMember, CrewMessage, DrainWorker
 from supervisor.workers.spoken import Reported
 from supervisor.workers.worker import AskReport
@@ -62,14 +62,9 @@ class Answers:
         return list(zip(members, await asyncio.gather(*map(report, members)), strict=True))
 
     async def _tree(self) -> Plain:
-        rows = {row["name"]: row for row in await census(self._crew)}
-        reports = {member.name: reported for member, reported in await self._reported() if reported is not None}
-        actors: list[Plain] = []
-        for name, row in rows.items():
-            actors.append(row)
-            if name in reports:
-                actors += _below(name, reports[name].actors)
-        return {"actors": actors}
+        reports = await self._reported()
+        branches = {member.name: reported.actors for member, reported in reports if reported is not None}
+        return {"actors": graft(await census(self._crew), branches)}
 
     async def _stats(self) -> Plain:
         reports = await self._reported()
@@ -91,7 +86,6 @@ class Answers:
                     "state": member.state,
                     "generation": member.generation,
                     "load": member.load,
-                    "restarts": 0,
                     "age": member.age,
                     "late": rows.get(member.name, {}).get("detail", {}).get("late"),
                     "stats": dict(reported.stats) if reported is not None else None,
@@ -107,15 +101,3 @@ class Answers:
         name = f"worker-{worker}"
         await ask(self._crew, lambda reply: DrainWorker(name, reply), REPORT_TIME)
         return {"text": f"{name} drains as soon as another has taken its place"}
-
-
-def _below(worker: str, actors: tuple[Plain, ...]) -> list[Plain]:
-    """A worker's actors, by names that no other's have."""
-    return [
-        {
-            **each,
-            "name": f"{worker}/{each['name']}",
-            "parent": f"{worker}/{each['parent']}" if each["parent"] else worker,
-        }
-        for each in actors
-    ]

@@ -87,7 +87,7 @@ class Channel:
         """Send a message, and with a ``Take`` the socket of its connection: the caller keeps its own until it is taken.
 
         Does nothing once the channel is lost or closed. Raises Misuse for a socket with another message and a Take
-        without an open one, and ProtocolViolation for a message that is too long.
+        without an open one, and LimitReached for a message that is too long.
         """
         if isinstance(message, Take) is not (connection is not None):
             raise Misuse(f"a socket goes with each Take and with nothing else, not {connection!r} with {message!r}")

@@ -67,7 +67,7 @@ def worker(pid: int, load: int, streams: int, received: int, **more: object) -> 
         "bytes_received": received, "bytes_sent": received, "connections_refused": 1, "streams_refused": 2,
     }  # fmt: skip
     return {
-        "pid": pid, "state": "ready", "generation": 0, "load": load, "restarts": 0, "age": 90.0, "late": 0.002,
+        "pid": pid, "state": "ready", "generation": 0, "load": load, "age": 90.0, "late": 0.002,
         "rss": 30 << 20, "stats": stats, **more,
     }  # fmt: skip
 
@@ -163,7 +163,7 @@ def test_a_worker_that_took_anothers_place_has_no_rates_yet() -> None:
 
 
 def test_a_worker_without_figures_is_shown_without_them() -> None:
-    lost = {"pid": 7, "state": "starting", "generation": 1, "load": 0, "restarts": 2, "age": 0.5, "stats": None}
+    lost = {"pid": 7, "state": "starting", "generation": 1, "load": 0, "age": 0.5, "stats": None}
     shown = render_top(None, figures(worker_1=worker(1, 5, 10, 10), worker_2=lost), 1.0, 80, 24)
     assert re.search(r"worker-2 +7 starting +0 +- +- +- +- +- +0\.5s$", shown)
     assert "connections 5 " in shown

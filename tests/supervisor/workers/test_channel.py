@@ -469,7 +469,7 @@ async def test_a_process_that_may_open_no_more_files_is_told_so() -> None:
         assert "ulimit -n" in await expect_violation(side, Report(1))
 
 
-async def test_a_message_that_cannot_be_said_is_misuse_or_a_violation_and_costs_nothing_else() -> None:
+async def test_a_message_that_cannot_be_said_is_an_error_and_costs_nothing_else() -> None:
     with sides() as (one, two):
         client, accepted = served(1)
         with client:
@@ -480,7 +480,7 @@ async def test_a_message_that_cannot_be_said_is_misuse_or_a_violation_and_costs_
             accepted.close()
             with pytest.raises(Misuse, match="is closed"):
                 one.channel.tell(Take(1), accepted)
-            with pytest.raises(ProtocolViolation, match="too long"):
+            with pytest.raises(LimitReached, match="too long"):
                 one.channel.tell(Reported(1, {"text": "x" * MAX_MESSAGE}, ()))
         one.channel.tell(Draining())
         await until(lambda: bool(two.messages))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.errors import ProtocolViolation
+from actors.errors import LimitReached, Misuse, ProtocolViolation
 from supervisor.workers import spoken
 from supervisor.workers.options import ServeOptions
 from supervisor.workers.spoken import (
@@ -33,7 +33,7 @@ from supervisor.workers.spoken import (
 from tests.support.strategies import examples
 
 numbers = st.integers(0, 2**53)
-seconds = st.floats(allow_nan=False)
+seconds = st.floats(0, allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=20)
 # Not even a name of a message's own inside of it must confuse anybody.
 words = texts | st.sampled_from(["Take", "number", "[", "\0", "\n"])
@@ -44,7 +44,7 @@ values: st.SearchStrategy[Any] = st.recursive(
 )
 plains = st.dictionaries(words, values, max_size=4)
 messages: st.SearchStrategy[Spoken] = st.one_of(
-    st.builds(Begin, texts, plains, numbers),
+    st.builds(Begin, texts, plains),
     st.builds(Take, numbers),
     st.builds(Retire, seconds),
     st.builds(Hasten),
@@ -92,6 +92,9 @@ def test_options_arrive_as_options() -> None:
         b'["Take",{"number":1},0]',
         b'["Take",{}]',
         b'["Take",[1]]',
+        b'["Take",{"number":"1"}]',
+        b'["Beat",{"late":NaN,"streams":1,"requests":1}]',
+        b"[" * 100_000,
         b'["Take",{"number":1,"other":2}]',
         b'["Spoken",{}]',
         b'["__import__",{"name":"os"}]',
@@ -113,8 +116,17 @@ def test_whatever_comes_is_a_message_or_a_violation(text: bytes) -> None:
     assert decode(encode(message)[LENGTH_SIZE:]) == message
 
 
+def test_of_a_beginning_in_another_version_the_version_can_be_told() -> None:
+    assert decode(b'["Begin",{"who":"worker-1","version":2}]') == Begin("", {}, 2)
+
+
+def test_what_json_cannot_hold_is_misuse() -> None:
+    with pytest.raises(Misuse, match="a Begin holds what JSON cannot"):
+        encode(Begin("worker-1", {"handler": print}))
+
+
 def test_a_message_that_is_too_long_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spoken, "MAX_MESSAGE", 1000)
     assert len(encode(Tired("x" * 900))) > 900
-    with pytest.raises(ProtocolViolation, match=r"a Tired of \d+ bytes is too long"):
+    with pytest.raises(LimitReached, match=r"a Tired of \d+ bytes is too long"):
         encode(Tired("x" * 1000))
