@@ -14,17 +14,31 @@ class Burst:
     """One connection's burst, while it goes on.
 
     Those of the process share half of what one turn has, because a small request of another's passes through several
-    rounds of the loop that all of them are in; one alone gets it whole, because short turns make small writes: a fifth
-    of a server's rate.
+    rounds of the loop that all of them are in; one alone gets a quarter for the same reason. That of the only
+    connection that there is gets all, because short turns make small writes: a fifth of a server's rate.
     """
 
-    __slots__ = ("on",)
+    __slots__ = ("_begun", "on")
 
     _count: ClassVar[int] = 0
+    _connections: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self.on = False
         """Whether it goes on in a later turn."""
+        self._begun = False
+
+    def begin(self) -> None:
+        """Its connection is there."""
+        self._begun = True
+        Burst._connections += 1
+
+    def end(self) -> None:
+        """Its connection has ended; may be said again, and where it never began."""
+        self.turn(False)
+        if self._begun:
+            self._begun = False
+            Burst._connections -= 1
 
     def turn(self, on: bool) -> None:
         """It goes on, or is over; either may be said again."""
@@ -35,4 +49,6 @@ class Burst:
     def share(self) -> float:
         """The seconds that it has in this turn."""
         many = Burst._count + (not self.on)
-        return SECONDS_PER_TURN / 2 if many <= 1 else max(SECONDS_PER_TURN / 2 / many, LEAST_SECONDS)
+        if many > 1:
+            return max(SECONDS_PER_TURN / 2 / many, LEAST_SECONDS)
+        return SECONDS_PER_TURN if Burst._connections <= 1 else SECONDS_PER_TURN / 4

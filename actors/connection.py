@@ -127,6 +127,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def begin(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._burst.begin()
         self._since = self.heard = now = self._loop.time()
         self.keep(Wait.SETTINGS, self.limits.settings_timeout)
         self._farewell.plan(self.limits.max_connection_age, now, now)
@@ -386,7 +387,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._pulse.fail(error)
         self._changes.fail(error)
         self.wire.terms.memory.close()
-        self._burst.turn(False)
+        self._burst.end()
         if self._lost:
             return
         if isinstance(reason, PingTimeout):

@@ -1,8 +1,9 @@
-"""``muxlink demo``: a server is killed while a link is at work, and comes back; told only as far as it is true.
+"""``muxlink demo``: a worker is killed, all are replaced, and the server ends, while a link is at work; told truly.
 
-The story ends with an error where something that it tells of did not happen: an answer was wrong, the server did not
-die by SIGKILL with requests in flight, the link did not lose its connections and make them again, or the second server
-did not end well.
+The story ends with an error where something that it tells of did not happen: an answer was wrong, the worker that was
+killed had no request in flight, the link did not lose its connections and make them again, the server did not start
+another in its place, the reload was not by overlap, cut a request, or kept a worker, or the server did not answer what
+was in flight at its end, end with 0, and leave no process behind.
 """
 
 from __future__ import annotations
@@ -11,36 +12,33 @@ import asyncio
 import itertools
 import logging
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final, TextIO, TypeVar
+from typing import Final, TextIO
 
-from actors.errors import ConnectFailed, LinkError, ProtocolViolation
+from actors.errors import ConnectFailed, LinkError, Outcome, ProtocolViolation, TransportLost
 from actors.server_stream import ServerStream
-from actors.settings import Backoff, Retry
+from actors.settings import Retry
 from actors.stats import Quantiles
-from supervisor.endpoints import parse_url
+from supervisor.demo_server import Roll, ServerTree, Worker, server_tree
 from supervisor.link import Link
-from supervisor.link_state import Change, Changes, LinkState
 from supervisor.stats import LinkStats
+from supervisor.storytelling import Teller, Watch, counts, until, within
 
-T = TypeVar("T")
-
-CONNECTIONS: Final = 2
-BACKOFF: Final = Backoff(initial=0.1, maximum=1.0)
-"""Shorter than the default, because nobody wants to watch a link wait."""
-WORK: Final = 0.01
-"""Seconds that the server works on each request, so that a server that dies has some on its hands."""
+WORKERS: Final = 2
+CONNECTIONS: Final = 4
+WORK: Final = 0.1
+"""Seconds that the server works on each request, so that a worker that dies has some on its hands."""
 REQUEST_TIMEOUT: Final = 60.0
-START_TIMEOUT: Final = 30.0
-STOP_TIMEOUT: Final = 20.0
 NOTICE_TIMEOUT: Final = 20.0
-"""Seconds for noticing that the server is gone, and for having all connections again once it is back."""
+"""Seconds for noticing that a worker is gone, and for having all connections again."""
+STAFF_TIMEOUT: Final = 60.0
+"""Seconds in which another worker serves, or a reload is done."""
+LOST: Final = TransportLost.__name__
+"""What a connection ends with whose worker was killed."""
 PROGRESS_INTERVAL: Final = 0.05
-CLEAR: Final = "\r\x1b[2K"
 
 
 async def hello(stream: ServerStream) -> None:
@@ -90,60 +88,40 @@ async def _heeding_sigterm() -> AsyncIterator[None]:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-class Story:
-    """Two servers, one after the other, and a link that outlives the first."""
+class Load:
+    """Requests over a link, so many at a time, one after the other, until it is told that it is enough."""
 
-    def __init__(self, requests: int, callers: int, teller: Teller) -> None:
-        self.requests = requests
-        self.callers = min(callers, requests)
+    def __init__(self, link: Link, least: int) -> None:
+        """``least`` requests are asked in any case."""
+        self.asked = 0
         self.times: list[float] = []
-        """The seconds that each answered request took."""
-        self._teller = teller
-        self._numbers = iter(range(1, requests + 1))
-        self._middle = (requests + 1) // 2
-        self._half_way = asyncio.Event()
+        """The seconds that each request took that was answered right."""
+        self.half_way = asyncio.Event()
+        """Half of those that are asked in any case are."""
+        self.enough = False
+        """No more need be asked than that."""
+        self.at_last = asyncio.Event()
+        """The last one is asked."""
+        self._link = link
+        self._least = least
 
-    async def tell(self) -> None:
-        """All of it. Raises LinkError, or a group of them."""
-        event = self._teller.event
-        async with server_process() as (first, url):
-            event("server", f"process {first.pid} serves {url}")
-            # A request may be in flight on each connection in turn, as they die one after the other.
-            retry = Retry(per_second=float(CONNECTIONS * self.callers))
-            link = Link(url, connections=CONNECTIONS, backoff=BACKOFF, retry=retry)
-            watch = Watch(link.changes(), lambda: link.stats().restarts, event)
-            async with link, asyncio.TaskGroup() as tasks:
-                tasks.create_task(watch.run())
-                await _complete(link)
-                wait = f"{BACKOFF.initial:g} to {BACKOFF.maximum:g} s"
-                event("link", f"READY with {CONNECTIONS} connections; backoff {wait} for the demo")
-                event("requests", f"{self.requests:,}, {self.callers} at a time; the server works {WORK:g} s on each")
-                asking = [tasks.create_task(self._ask(link)) for _ in range(self.callers)]
-                progress = tasks.create_task(self._progress(link))
-                await self._kill(first, link)
-                await _within(NOTICE_TIMEOUT, watch.lost.wait(), "the link stayed READY without its server")
-                async with server_process(parse_url(url)[0].port) as (second, _):
-                    event("server", f"process {second.pid} serves on the same port")
-                    await asyncio.wait(asking)
-                    await _within(NOTICE_TIMEOUT, watch.back.wait(), "the link was not READY again")
-                    await _complete(link)
-                    progress.cancel()
-                    event("requests", f"all answered; the link has {CONNECTIONS} connections again")
-                    stats = link.stats()
-                    await link.close()
-        if second.returncode != 0:
-            raise ConnectFailed(f"server process {second.pid} ended with {second.returncode}, not 0")
-        event("server", f"process {second.pid} drained and ended with 0")
-        self._teller.table(self._summary(stats, watch))
+    def _next(self) -> int | None:
+        """The number of the next request; None behind the last one."""
+        if self.at_last.is_set():
+            return None
+        self.asked += 1
+        if self.asked >= (self._least + 1) // 2:
+            self.half_way.set()
+        if self.enough and self.asked >= self._least:
+            self.at_last.set()
+        return self.asked
 
-    async def _ask(self, link: Link) -> None:
+    async def ask(self) -> None:
         """Take one number after the other, and check each answer. Raises LinkError."""
-        for number in self._numbers:
-            if number == self._middle:
-                self._half_way.set()
+        while (number := self._next()) is not None:
             name = b"request %d" % number
             began = time.perf_counter()
-            reply = await link.request(
+            reply = await self._link.request(
                 "POST", "/hello", body=name, timeout=REQUEST_TIMEOUT, idempotent=True, wait_for_ready=True
             )
             right = (200, b"hello, " + name, str(len(name)))
@@ -151,180 +129,186 @@ class Story:
                 raise ProtocolViolation(f"request {number} got the answer {reply.status} {reply.body[:40]!r}")
             self.times.append(time.perf_counter() - began)
 
-    async def _kill(self, server: asyncio.subprocess.Process, link: Link) -> None:
-        """Kill the server as soon as the middle request is on its way. Raises LinkError where it did not die so."""
-        await self._half_way.wait()
-        while link.stats().streams_total < self._middle:  # noqa: ASYNC110  (a turn of the loop or two: it was begun)
-            await asyncio.sleep(0)
-        in_flight = link.stats().requests_open
-        if (before := server.returncode) is not None:
-            raise LinkError(f"server process {server.pid} had ended with {before} before it was killed")
-        server.kill()
-        told = f"SIGKILL to process {server.pid} at request {self._middle:,}, {in_flight} in flight"
-        self._teller.event("kill", told)
-        await _within(STOP_TIMEOUT, server.communicate(), f"server process {server.pid} outlived SIGKILL")
-        if server.returncode != -signal.SIGKILL:
-            raise LinkError(f"server process {server.pid} ended with {server.returncode}, not by SIGKILL")
-        if not in_flight:
-            raise LinkError("no request was in flight when the server was killed")
-
-    async def _progress(self, link: Link) -> None:
-        width = 24
+    async def show(self, teller: Teller) -> None:
+        """How far it is, until it is cancelled."""
+        width, least = 24, self._least
         try:
             for mark in itertools.cycle("|/-\\"):
                 done = len(self.times)
-                filled = width * done // self.requests
+                filled = min(width * done // least, width)
                 bar = "#" * filled + "." * (width - filled)
-                self._teller.progress(f"{mark} [{bar}] {done:,} of {self.requests:,}, link {link.state.name}")
+                teller.progress(f"{mark} [{bar}] {done:,} of {least:,} and more, link {self._link.state.name}")
                 await asyncio.sleep(PROGRESS_INTERVAL)
         finally:
-            self._teller.clear()
+            teller.clear()
 
-    def _summary(self, stats: LinkStats, watch: Watch) -> dict[str, str]:
-        """What it took. ``stats`` were asked for while the link was whole again."""
-        times = Quantiles.of(self.times)
-        made = stats.connections_open + sum(stats.restarts.values())
+
+class Story:
+    """One server, what becomes of its workers, and a link that is at work all the time."""
+
+    def __init__(self, requests: int, callers: int, teller: Teller) -> None:
+        self._requests = requests
+        self._callers = callers
+        self._teller = teller
+        self._event = teller.event
+
+    async def tell(self) -> None:
+        """All of it. Raises LinkError, or a group of them."""
+        async with server_tree(WORKERS) as server:
+            staff = await _staffed(server, lambda staff: True, f"there were not {WORKERS} workers that serve")
+            self._event("server", f"process {server.pid} serves {server.url} by {WORKERS} workers")
+            # All that one worker has on its hands may have to go again.
+            link = Link(server.url, connections=CONNECTIONS, retry=Retry(per_second=float(CONNECTIONS * self._callers)))
+            load, watch = Load(link, self._requests), Watch(link.changes())
+            async with link, asyncio.TaskGroup() as tasks:
+                tasks.create_task(watch.run())
+                await _complete(link)
+                self._event("link", f"READY with {CONNECTIONS} connections")
+                self._event(
+                    "requests", f"{self._requests:,} and more, {self._callers} at a time, {WORK:g} s of work each"
+                )
+                asking = [tasks.create_task(load.ask()) for _ in range(self._callers)]
+                showing = tasks.create_task(load.show(self._teller))
+                await load.half_way.wait()
+                staff = await self._kill(server, link, staff)
+                staff = await self._reload(server, link, load, staff)
+                stats = await self._stop(server, link, load)
+                await asyncio.wait(asking)
+                showing.cancel()
+                self._event("requests", "all are answered")
+                await link.close()
+            await self._gone(server)
+        self._teller.table(self._summary(load, stats, watch, len(server.pids) - 1, staff))
+
+    async def _kill(self, server: ServerTree, link: Link, before: Roll) -> Roll:
+        """Kill the worker that has the most to do, and wait for another. Raises LinkError where it is not so."""
+        worker = max((await server.roll()).workers, key=lambda each: each.streams)
+        stats = link.stats()
+        server.kill(worker)
+        self._event("kill", f"SIGKILL to {worker}, {stats.requests_open} in flight")
+        await within(
+            NOTICE_TIMEOUT, until(lambda: _lost(link, stats)[LOST] >= max(worker.connections, 1)),
+            f"the link kept connections of {worker}, which was killed,",
+        )  # fmt: skip
+        await within(
+            NOTICE_TIMEOUT, until(lambda: _repeated(link.stats()) > _repeated(stats)),
+            f"nothing was in flight on {worker} when it was killed, or did not go again",
+        )  # fmt: skip
+        self._event("link", f"lost {counts(_lost(link, stats))}; what was in flight there goes again")
+        await _complete(link)
+        twice = _repeated(link.stats()) - _repeated(stats)
+        self._event("link", f"has {CONNECTIONS} connections again; {twice} requests were sent twice")
+        staff = await _staffed(server, lambda staff: worker.pid not in staff.pids, f"{worker} was not replaced")
+        if staff.restarts != before.restarts + 1:
+            raise LinkError(f"the server counts {staff.restarts} restarts of workers, not {before.restarts + 1}")
+        self._event("server", f"{staff.workers[-1]} serves in the place of {worker.name}")
+        return staff
+
+    async def _reload(self, server: ServerTree, link: Link, load: Load, before: Roll) -> Roll:
+        """Have all workers replaced. Raises LinkError where that was not by overlap, or cut a request."""
+        stats, answered = link.stats(), len(load.times)
+        server.signal(signal.SIGHUP)
+        self._event("reload", f"SIGHUP to process {server.pid}")
+        told: list[Worker] = []
+
+        def look(staff: Roll) -> bool:
+            _check_overlap(staff, before)
+            fresh = [each for each in staff.workers if each.pid not in before.pids]
+            for old in before.workers:
+                if old.pid not in staff.pids and old not in told and len(fresh) > len(told):
+                    self._event("server", f"{fresh[len(told)]} serves in the place of {old.name}")
+                    told.append(old)
+            return len(told) == WORKERS
+
+        staff = await _staffed(server, look, "the reload was not done")
+        if lost := _lost(link, stats)[LOST]:
+            raise LinkError(f"the reload cut {lost} connections")
+        if twice := _repeated(link.stats()) - _repeated(stats):
+            raise LinkError(f"the reload cut {twice} requests, which had to be sent twice")
+        if not (meanwhile := len(load.times) - answered):
+            raise LinkError("no request was answered during the reload")
+        self._event("reload", f"done by process {staff.pid}: {meanwhile:,} requests meanwhile, none cut")
+        return staff
+
+    async def _stop(self, server: ServerTree, link: Link, load: Load) -> LinkStats:
+        """Tell the server to end while the last requests are in flight, and return the stats from before."""
+        await _complete(link)
+        load.enough = True
+        await load.at_last.wait()
+        await asyncio.sleep(0)  # a turn of the loop, in which that one goes out
+        stats = link.stats()
+        if not stats.requests_open:
+            raise LinkError("no request was in flight when the server was told to end")
+        server.signal(signal.SIGTERM)
+        self._event("stop", f"SIGTERM to process {server.pid}, {stats.requests_open} in flight")
+        return stats
+
+    async def _gone(self, server: ServerTree) -> None:
+        """Wait for the server's end. Raises LinkError where it was not a good one."""
+        if (ended := await server.ended()) != 0:
+            raise ConnectFailed(f"server process {server.pid} ended with {ended}, not 0")
+        if left := server.left():
+            raise LinkError(f"the server left processes behind: {', '.join(map(str, left))}")
+        self._event("server", f"process {server.pid} drained and ended with 0; no process is left")
+
+    def _summary(self, load: Load, stats: LinkStats, watch: Watch, workers: int, staff: Roll) -> dict[str, str]:
+        """What it took. ``stats`` and ``staff`` are from before the server's end."""
+        times = Quantiles.of(load.times)
+        # Those that drain are counted as ended.
+        made = stats.connections_by_state["ready"] + sum(stats.restarts.values())
+        more = times.count - self._requests
         return {
-            "requests": f"{times.count:,} answered right, {self.requests - times.count} lost",
-            "repeated": f"{sum(stats.retries.values()):,} by the link itself",
+            "requests": f"{self._requests:,} and {more:,} more answered right, {load.asked - times.count} lost",
+            "repeated": f"{sum(stats.retries.values()):,} by the link itself; {_repeated(stats)} of them may have run twice",
             "longest wait": f"{times.most:.3f} s",
-            "connections": f"{made} made; restarts: {_counts(stats.restarts)}",
+            "connections": f"{made} made; restarts: {counts(stats.restarts)}",
             "unconnected": f"{watch.without:.3f} s",
+            "workers": f"{workers} in all; restarts, as the server counts them: {staff.restarts}",
             "latency": f"half within {times.p50:.3f} s, 99 % within {times.p99:.3f} s",
         }
 
 
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def _lost(link: Link, before: LinkStats) -> Counter[str]:
+    """The connections that were lost since then, by their reason."""
+    return Counter(link.stats().restarts) - Counter(before.restarts)
+
+
+def _repeated(stats: LinkStats) -> int:
+    """Requests that went again although the server may have acted on them."""
+    return stats.retries.get(Outcome.MAYBE_PROCESSED.value, 0)
+
+
+def _check_overlap(staff: Roll, before: Roll) -> None:
+    """Raises LinkError where a reload is not as it should be."""
+    if staff.pid != before.pid:
+        raise LinkError(f"the server's process was {before.pid} before the reload, and is {staff.pid}")
+    if staff.ready < WORKERS:
+        raise LinkError(f"only {staff.ready} of {WORKERS} workers served during the reload")
+    if len(staff.workers) > WORKERS + 1:
+        raise LinkError(f"{len(staff.workers)} workers were there during the reload, which is not one at a time")
+    if staff.restarts != before.restarts:
+        raise LinkError("a worker failed during the reload")
+
+
+async def _staffed(server: ServerTree, seen: Callable[[Roll], bool], otherwise: str) -> Roll:
+    """Wait until all workers serve, no other is there, and ``seen`` says that they are the right ones."""
+
+    async def look() -> Roll:
+        while True:
+            staff = await server.roll()
+            if seen(staff) and staff.ready == len(staff.workers) == WORKERS:
+                return staff
+            await asyncio.sleep(PROGRESS_INTERVAL)
+
+    return await within(STAFF_TIMEOUT, look(), otherwise)
+
+
 async def _complete(link: Link) -> None:
     """Wait until the link has all its connections."""
-    try:
-        async with asyncio.timeout(NOTICE_TIMEOUT):
-            while link.stats().connections_by_state.get("ready") != CONNECTIONS:  # noqa: ASYNC110  (nobody tells)
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise LinkError(f"the link did not have {CONNECTIONS} connections within {NOTICE_TIMEOUT:g} s") from None
-
-
-async def _within(seconds: float, what: Awaitable[T], otherwise: str) -> T:
-    try:
-        async with asyncio.timeout(seconds):
-            return await what
-    except TimeoutError:
-        raise LinkError(f"{otherwise} for {seconds:g} s") from None
-
-
-class Watch:
-    """Tells of a link's changes, and adds up how long it was without a connection."""
-
-    def __init__(
-        self, changes: Changes, restarts: Callable[[], Mapping[str, int]], event: Callable[[str, str, float], object]
-    ) -> None:
-        """``restarts`` are those of the link's stats."""
-        self.lost = asyncio.Event()
-        """It was READY, and then was not."""
-        self.back = asyncio.Event()
-        """Later, it was READY again."""
-        self.without = 0.0
-        """Seconds."""
-        self._changes = changes
-        self._restarts = restarts
-        self._event = event
-        self._since: float | None = None
-        self._buried: Counter[str] = Counter()
-        self._failures: list[str] = []
-
-    async def run(self) -> None:
-        """Until the link is closed."""
-        async for change in self._changes:
-            if change.state is not LinkState.SHUTDOWN:
-                self._see(change)
-
-    def _see(self, change: Change) -> None:
-        cause = type(change.cause).__name__
-        if change.previous is LinkState.READY:
-            # Not the change's own cause: that is the last of several, and an attempt may have failed meanwhile.
-            ended = Counter(self._restarts()) - self._buried
-            self._since, self._failures = change.at, []
-            self._event("link", f"READY no more: {_counts(ended) or cause}", change.at)
-            self._buried += ended
-            self.lost.set()
-        if self._since is None:
-            return  # it has not been READY yet
-        if change.state is LinkState.READY:
-            self.without += change.at - self._since
-            self._since = None
-            self._event("link", f"READY again, after {len(self._failures)} x TRANSIENT_FAILURE", change.at)
-            self.back.set()
-        elif change.state is LinkState.TRANSIENT_FAILURE:
-            if cause not in (*self._failures, *self._buried):  # the others are only counted
-                self._event("link", f"TRANSIENT_FAILURE: {cause}", change.at)
-            self._failures.append(cause)
-
-
-def _counts(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-
-
-class Teller:
-    """Writes what happens, when it happens; on a terminal, with a last line that is written over and over."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._watched = out.isatty()
-        self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
-
-    def event(self, who: str, what: str, at: float | None = None) -> None:
-        """A line with the seconds since the beginning; ``at`` is in those of the loop's clock."""
-        self.clear()
-        seconds = (self._clock() if at is None else at) - self._began
-        print(f"{seconds:06.3f} s  {who:<9} {what}", file=self._out, flush=True)
-
-    def table(self, rows: dict[str, str]) -> None:
-        print(file=self._out)
-        for name, value in rows.items():
-            print(f"{name:<13} {value}", file=self._out)
-
-    def progress(self, line: str) -> None:
-        if self._watched:
-            print(f"{CLEAR}{line}", end="", file=self._out, flush=True)
-
-    def clear(self) -> None:
-        self.progress("")
-
-
-@asynccontextmanager
-async def server_process(port: int = 0) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    """A ``muxlink serve`` of :func:`hello` in a process of its own, and its URL; it is stopped on leaving."""
-    process = await asyncio.create_subprocess_exec(
-        # -P: the working directory may hold packages of the same names.
-        sys.executable, "-P", "-m", "supervisor.cli", "serve", "supervisor.demo:hello", "--bind", f"127.0.0.1:{port}",
-        stdout=asyncio.subprocess.PIPE,
+    await within(
+        NOTICE_TIMEOUT, until(lambda: link.stats().connections_by_state.get("ready") == CONNECTIONS),
+        f"the link did not have {CONNECTIONS} connections",
     )  # fmt: skip
-    try:
-        yield process, await _url_of(process)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                # To the end of its output: asyncio closes a process's transport only then.
-                await _within(STOP_TIMEOUT, process.communicate(), f"server process {process.pid} did not stop")
-            except BaseException:
-                process.kill()
-                await process.wait()
-                raise
-
-
-async def _url_of(process: asyncio.subprocess.Process) -> str:
-    """What the server process says that it serves."""
-    if process.stdout is None:
-        raise ConnectFailed("the server process has no output to read its address from")
-    try:
-        async with asyncio.timeout(START_TIMEOUT):
-            line = (await process.stdout.readline()).decode().strip()
-            if not line:
-                raise ConnectFailed(f"the server process did not start: it ended with {await process.wait()}")
-    except TimeoutError:
-        raise ConnectFailed(f"the server process was not ready within {START_TIMEOUT:g} s") from None
-    if not line.startswith("serving "):
-        raise ConnectFailed(f"the server process did not start: {line}")
-    return line.removeprefix("serving ")

@@ -46,7 +46,7 @@ ORDER = {
             "server",
         ),
         *("handlers", "openmetrics", "private_sockets", "control", "adapters", "workers"),
-        *("screens", "console", "demo", "cli"),
+        *("screens", "console", "storytelling", "demo_server", "demo", "cli"),
     ),
 }
 RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package in ORDER for name in ORDER[package])}

@@ -44,13 +44,15 @@ class AccessLog:
     kept for a second, or 64 KiB, and written whole; what the disk does not take is lost, and counted in ``lost``.
     """
 
-    def __init__(self, where: str, format: str) -> None:
+    def __init__(self, where: str, format: str, *, process: str = "") -> None:
+        """``process`` stands before the names of the streams, where others write to the same file."""
         if format not in LOG_FORMATS:
             raise Misuse(f"a log's format is {' or '.join(LOG_FORMATS)}, not {format!r}")
         self.where = where
         self.lost = 0
         """Lines that could not be written."""
         self._in_json = format == "json"
+        self._process = f"{process}/" if process else ""
         self._file: int | None = None
         self._is_pipe = False
         self._lines: list[bytes] = []
@@ -90,7 +92,7 @@ class AccessLog:
             raise Misuse(f"the access log {self.where} is not open: wrap handlers within 'with AccessLog(...) as log'")
 
         async def logged(stream: ServerStream) -> None:
-            entry = _Entry(stream)
+            entry = _Entry(stream, self._process + stream.name)
             # Not as the handler ends: what it raised may still become a response, such as 413.
             if (task := asyncio.current_task()) is not None:
                 task.add_done_callback(lambda done: self._add(entry.line(done, self._in_json)))
@@ -193,6 +195,7 @@ class _Entry:
     """What is said of a stream once it has ended."""
 
     stream: ServerStream
+    name: str
     began: float = field(factory=lambda: asyncio.get_running_loop().time())
     cause: LinkError | None = None
     """What ended it badly, as the handler left it: a stream that is over has one in any case."""
@@ -205,11 +208,11 @@ class _Entry:
             return as_json({
                 "time": when, "peer": peer, "method": method, "path": path, "status": stream.status or None,
                 "cause": cause, "received": stream.received, "sent": stream.sent, "seconds": round(seconds, 6),
-                "stream": stream.name,
+                "stream": self.name,
             }).encode() + b"\n"  # fmt: skip
         end = "/".join(str(each) for each in (stream.status, cause) if each)
         sizes = f"{stream.received} {stream.sent}"
-        return f"{when} {peer} {method} {path} {end} {sizes} {seconds:.6f} {stream.name}\n".encode()
+        return f"{when} {peer} {method} {path} {end} {sizes} {seconds:.6f} {self.name}\n".encode()
 
     def _why(self, done: asyncio.Task[object]) -> str | None:
         """The code of a reset, the name of an error, or None where the response came to its end."""

@@ -12,9 +12,8 @@ from actors.actor import ask
 from actors.errors import LinkError, Misuse
 from actors.mailbox import Ref
 from supervisor.census import census, graft
-from supervisor.workers.crew import AskCrew, CrewMember, CrewMessage, DrainWorker
+from supervisor.workers.posts import AskCrew, AskReport, CrewMember, CrewMessage, DrainWorker
 from supervisor.workers.spoken import Reported
-from supervisor.workers.worker import AskReport
 
 REPORT_TIME: Final = 2.0
 """Seconds that a worker has for its figures; one that takes longer is shown without."""

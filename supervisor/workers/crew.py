@@ -15,116 +15,44 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Final, Protocol, assert_never
 
-from attrs import field, frozen
-
 from actors.actor import Stop
 from actors.errors import Closed, LinkError, Misuse, ProcessFailed
 from actors.mailbox import Ref, Reply, Understood
 from actors.messages import Exited, Kill
 from actors.turns import TurnActor
 from supervisor.workers.options import ServeOptions
+from supervisor.workers.posts import (
+    AskCrew,
+    ChangeWorkers,
+    ConnectionAccepted,
+    CrewChanged,
+    CrewMember,
+    CrewMessage,
+    DrainWorker,
+    Give,
+    LastWords,
+    PlanAgain,
+    Reload,
+    Returned,
+    ShutDoor,
+    Terminate,
+    WorkerDraining,
+    WorkerFreshness,
+    WorkerReady,
+    WorkerReleased,
+    WorkerTired,
+)
 from supervisor.workers.spoken import Hasten, Retire, WriteStacks
 from supervisor.workers.staffing import Member, Phase, Plan, Staff
 from supervisor.workers.worker import (
     ASKED_WRONGLY,
     ENDING,
-    Give,
-    LastWords,
-    Returned,
     WorkerActor,
-    WorkerDraining,
-    WorkerFreshness,
-    WorkerMessage,
-    WorkerNews,
-    WorkerReady,
-    WorkerReleased,
-    WorkerTired,
 )
 
 logger: Final = logging.getLogger("muxlink.workers")
 
 MAX_WORKERS: Final = 512
-
-# --- what it is told --------------------------------------------------------------------------------------------------
-
-
-@frozen
-class ConnectionAccepted:
-    """A client has come."""
-
-    connection: sockets.socket = field(repr=False)
-
-
-@frozen
-class Reload:
-    """Replace each worker, one after the other."""
-
-
-@frozen
-class ChangeWorkers:
-    """Let there be so many more, or fewer; never fewer than one."""
-
-    by: int
-
-
-@frozen
-class DrainWorker:
-    """Replace one worker."""
-
-    name: str
-    reply: Reply[None] = field(repr=False)
-
-
-@frozen
-class Terminate:
-    """Take no more after ``delay`` seconds, drain, and end; said again, it hastens."""
-
-    delay: float
-
-
-@frozen
-class ShutDoor:
-    """The delay is over."""
-
-
-@frozen
-class PlanAgain:
-    """Something that was put off may be due."""
-
-
-@frozen
-class CrewMember:
-    """How one worker is."""
-
-    name: str
-    state: str
-    generation: int
-    load: int
-    age: float
-    ref: Ref[WorkerMessage] = field(repr=False)
-
-
-@frozen
-class AskCrew:
-    reply: Reply[tuple[CrewMember, ...]] = field(repr=False)
-
-
-CrewMessage = (
-    WorkerNews | ConnectionAccepted | Reload | ChangeWorkers | DrainWorker | Terminate | ShutDoor | PlanAgain | AskCrew
-    | WriteStacks
-)  # fmt: skip
-
-# --- what it tells its owner ------------------------------------------------------------------------------------------
-
-
-@frozen
-class CrewChanged:
-    """How many serve now, of how many that should."""
-
-    ready: int
-    wanted: int
-    stopping: bool
-    reloading: bool
 
 
 class Entrance(Protocol):
@@ -138,8 +66,8 @@ class Crew(TurnActor[CrewMessage]):
     """The workers of one parent."""
 
     __slots__ = (
-        "_alarm", "_changed", "_cut", "_door", "_finished", "_hastened", "_homeless", "_loop", "_numbers", "_options",
-        "_owner", "_staff", "_stopping", "restarts",
+        "_alarm", "_changed", "_cut", "_finished", "_hastened", "_homeless", "_loop", "_numbers", "_options",
+        "_owner", "_staff", "_stopping", "door", "restarts",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = CrewMessage
@@ -152,7 +80,7 @@ class Crew(TurnActor[CrewMessage]):
         super().__init__("crew", shutdown_timeout=ENDING + 1.0)
         self._options = options
         self._owner = owner
-        self._door = door(self._arrived)
+        self.door = door(self._arrived)
         self._staff = Staff(options.workers, options.max_connections)
         self._numbers = itertools.count(1)
         self._stopping = False
@@ -209,8 +137,10 @@ class Crew(TurnActor[CrewMessage]):
             case Reload():
                 if not self._stopping:
                     self._staff.reload()
+                    self._changed = None  # its owner hears in any case how that stands, and when it is done
             case ChangeWorkers(by):
-                self._staff.change(min(self._staff.wanted + by, MAX_WORKERS))
+                if not self._stopping:
+                    self._staff.change(min(self._staff.wanted + by, MAX_WORKERS))
             case DrainWorker(name, reply):
                 self._replace(name, reply)
             case Terminate(delay):
@@ -235,7 +165,9 @@ class Crew(TurnActor[CrewMessage]):
             self._carry_out(self._staff.plan(self._loop.time()))
         for _ in range(len(self._homeless)):
             self._give(self._homeless.popleft())
-        self._door.let_in(not self._homeless and not self._hastened and self._staff.choose() is not None)
+        if self._stopping and self._staff.choose() is None:
+            self._turn_away()
+        self.door.let_in(not self._homeless and not self._hastened and self._staff.choose() is not None)
         staff = self._staff
         changed = CrewChanged(
             staff.count(Phase.READY), staff.wanted, self._stopping,
@@ -300,7 +232,7 @@ class Crew(TurnActor[CrewMessage]):
         gave_up = self._staff.ended(name, self._loop.time(), reason=why, hopeless=asked_wrongly)
         self.restarts += phase is not Phase.DRAINING and bool(why)
         if gave_up:
-            logger.error("the reload is given up, and the old workers go on: %s", why)
+            logger.error("the old workers go on, for another cannot take their place: %s", why)
 
     # --- connections --------------------------------------------------------------------------------------------------
 
@@ -313,7 +245,12 @@ class Crew(TurnActor[CrewMessage]):
         member.load += 1
         ref.tell(Give(connection))
         if member.load >= self._staff.most:
-            self._door.let_in(self._staff.choose() is not None)
+            self.door.let_in(self._staff.choose() is not None)
+
+    def _turn_away(self) -> None:
+        """Nobody will come who could take them."""
+        while self._homeless:
+            self._homeless.popleft().close()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -333,7 +270,7 @@ class Crew(TurnActor[CrewMessage]):
             self._shut()
 
     def _shut(self) -> None:
-        self._door.close()
+        self.door.close()
         for each in list(self._staff.members.values()):
             if each.phase is not Phase.DRAINING:
                 self._drain(each.name)
@@ -341,9 +278,8 @@ class Crew(TurnActor[CrewMessage]):
                 ref.tell(Hasten())
 
     def ending(self, reason: BaseException | None) -> None:
-        self._door.close()
-        while self._homeless:
-            self._homeless.popleft().close()
+        self.door.close()
+        self._turn_away()
 
     def overdue(self) -> None:
         """No time is left, or the task was cancelled: whoever still lives is killed."""

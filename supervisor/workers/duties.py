@@ -133,7 +133,7 @@ class Duties:
         configure(options.log_format, options.log_level, process=begin.name)
         stacks_logger.setLevel(logging.INFO)  # whoever asks for stacks gets them at any level
         handler = load_handler(options.handler)
-        access = at_end.enter_context(AccessLog(options.access_log, options.log_format))
+        access = at_end.enter_context(AccessLog(options.access_log, options.log_format, process=begin.name))
         pace = Pace(options, self._channel.tell, self._tire)
         handler = pace.wrap(access.wrap(handler))
         return Server(handler, tls=options.tls(), limits=options.limits(), sockets=(), freed=self._released), pace

@@ -24,10 +24,11 @@ from supervisor.endpoints import UNIX_PREFIX, parse_bind
 from supervisor.private_sockets import default_path
 from supervisor.server import Server
 from supervisor.workers.answers import Answers
-from supervisor.workers.crew import ChangeWorkers, Crew, CrewChanged, Reload, Terminate
+from supervisor.workers.crew import Crew
 from supervisor.workers.door import Door
 from supervisor.workers.notify import Notifier, inherited_sockets
 from supervisor.workers.options import OFF, ServeOptions
+from supervisor.workers.posts import ChangeWorkers, CrewChanged, Reload, Terminate
 from supervisor.workers.probes import Probes, limits
 from supervisor.workers.spoken import WriteStacks
 from supervisor.workers.stacks import task_stacks
@@ -54,9 +55,11 @@ class Parent:
         self._notifier = Notifier.of(environ)
         self._state = CrewChanged(0, options.workers, stopping=False, reloading=False)
         self._announced = False
+        self._reloading = False
         self._url = ""
         self._probes = Probes(self._is_ready)
         self._crew: Crew | None = None
+        self._writing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """All of it. Raises LinkError where it ends for another reason than having been told to."""
@@ -64,9 +67,10 @@ class Parent:
         self._check_files()
         async with AsyncExitStack() as leaving:
             listening, path = await self._listen()
-            leaving.callback(_close, listening)
+            door = partial(Door, listening, open_at=path)
+            crew = self._crew = Crew(options, door, Ref("parent", self._changed))
+            leaving.callback(crew.door.close)
             allow_open_files(options.max_connections)
-            crew = self._crew = Crew(options, partial(Door, listening, open_at=path), Ref("parent", self._changed))
             if options.health_bind is not None:
                 await leaving.enter_async_context(self._health(options.health_bind))
                 leaving.callback(self._probes.close)
@@ -131,7 +135,7 @@ class Parent:
         return self._state.ready > 0 and not self._state.stopping
 
     def _changed(self, state: CrewChanged) -> None:
-        before, self._state = self._state, state
+        self._state = state
         self._probes.changed()
         status = f"{state.ready} of {state.wanted} workers serve"
         if state.stopping:
@@ -140,8 +144,9 @@ class Parent:
             self._announced = True
             print(f"serving {self._url}", file=self._out, flush=True)
             self._notifier.ready(status)
-        elif before.reloading and not state.reloading:
-            logger.info("the reload is done: %s", status)
+        elif self._reloading and not state.reloading:
+            self._reloading = False
+            logger.info("the reload has ended: %s", status)
             self._notifier.ready(status)
         else:
             self._notifier.status(status)
@@ -185,14 +190,16 @@ class Parent:
         except Misuse as error:
             logger.error("the reload is refused, and all goes on as before: %s", error)
             return
-        self._notifier.reloading()
+        self._reloading = self._announced  # before that, READY comes anyway
+        if self._reloading:
+            self._notifier.reloading()
         self._tell(Reload())
 
     def _write_stacks(self) -> None:
         self._tell(WriteStacks())
         for text in task_stacks(asyncio.all_tasks()):
             logger.warning("%s", text)
-        self._writing = asyncio.ensure_future(self._write_tree())
+        self._writing = asyncio.create_task(self._write_tree(), name="tree")
 
     async def _write_tree(self) -> None:
         if self._crew is not None:
@@ -228,9 +235,3 @@ class Parent:
 def _where(listening: sockets.socket, scheme: str) -> str:
     name = listening.getsockname()
     return f"{scheme}://{shown(name)}" if isinstance(name, tuple) else f"{UNIX_PREFIX}{os.fsdecode(name)}"
-
-
-def _close(listening: list[sockets.socket]) -> None:
-    """Those that no door has closed."""
-    for each in listening:
-        each.close()

@@ -110,8 +110,8 @@ class Staff:
     def drained(self, name: str, now: float, *, by_itself: bool = False) -> None:
         """It takes no more, whoever said so."""
         member = self.members[name]
-        if member.phase is Phase.DRAINING:
-            return
+        if member.phase is Phase.DRAINING or (by_itself and member.phase is Phase.STARTING):
+            return  # one that never took any has failed, however it ends
         if by_itself and now - member.since < LIVED_WELL:
             self._wait(now)  # one that goes as soon as it has come is no reason for the next to come as fast
         member.phase, member.since = Phase.DRAINING, now

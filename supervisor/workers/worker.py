@@ -15,8 +15,6 @@ import sys
 from collections.abc import Mapping
 from typing import ClassVar, Final, assert_never
 
-from attrs import field, frozen
-
 from actors.actor import Stop
 from actors.errors import Closed, LinkError, ProcessFailed, ProtocolViolation
 from actors.mailbox import Ref, Reply, Understood
@@ -26,6 +24,24 @@ from actors.turns import TurnActor
 from supervisor.workers.beats import Beats, Vigour
 from supervisor.workers.channel import Channel, pair
 from supervisor.workers.options import ServeOptions
+from supervisor.workers.posts import (
+    AskReport,
+    Execute,
+    FellSilent,
+    Give,
+    LastWords,
+    Look,
+    ProcessEnded,
+    Returned,
+    Said,
+    WorkerDraining,
+    WorkerFreshness,
+    WorkerMessage,
+    WorkerNews,
+    WorkerReady,
+    WorkerReleased,
+    WorkerTired,
+)
 from supervisor.workers.process import Process, describe
 from supervisor.workers.spoken import (
     Beat,
@@ -58,109 +74,6 @@ LATE: Final = 0.5
 """Seconds by which our own loop is late before what the worker may have said meanwhile is taken into account."""
 ASKED_WRONGLY: Final = 2
 """The exit code of a worker that would fail again however often it was started."""
-
-# --- what it is told --------------------------------------------------------------------------------------------------
-
-
-@frozen
-class Give:
-    """Have the worker serve this connection; our copy of its socket is the actor's from now on."""
-
-    connection: sockets.socket = field(repr=False)
-
-
-@frozen
-class AskReport:
-    reply: Reply[Reported] = field(repr=False)
-
-
-@frozen
-class Said:
-    """Something came from the worker."""
-
-    message: FromWorker
-
-
-@frozen
-class FellSilent:
-    """Nothing more will come from the worker."""
-
-    error: Exception | None
-
-
-@frozen
-class ProcessEnded:
-    returncode: int
-
-
-@frozen
-class Look:
-    """See whether it lives."""
-
-
-@frozen
-class Execute:
-    """Kill it: its time is up."""
-
-    why: str
-
-
-WorkerMessage = (
-    Give | Retire | Hasten | WriteStacks | AskReport | Said | FellSilent | ProcessEnded | Look | Execute
-)  # fmt: skip
-
-# --- what it tells the crew -------------------------------------------------------------------------------------------
-
-
-@frozen
-class WorkerReady:
-    name: str
-
-
-@frozen
-class WorkerFreshness:
-    """Whether it may be given connections."""
-
-    name: str
-    fresh: bool
-
-
-@frozen
-class WorkerReleased:
-    name: str
-    count: int
-
-
-@frozen
-class WorkerTired:
-    name: str
-    why: str
-
-
-@frozen
-class WorkerDraining:
-    name: str
-
-
-@frozen
-class Returned:
-    """Connections that the worker did not take."""
-
-    name: str
-    connections: tuple[sockets.socket, ...] = field(repr=False)
-
-
-@frozen
-class LastWords:
-    """What it said at its end."""
-
-    name: str
-    ended: Ended
-
-
-WorkerNews = (
-    WorkerReady | WorkerFreshness | WorkerReleased | WorkerTired | WorkerDraining | Returned | LastWords | Exited
-)  # fmt: skip
 
 
 class WorkerActor(TurnActor[WorkerMessage]):
@@ -263,6 +176,7 @@ class WorkerActor(TurnActor[WorkerMessage]):
                 if self._lost:
                     raise Stop(self._verdict(returncode))
                 # What it took must be known: no other may be given a connection of which something was read.
+                self._doom()
                 self.after(LAST_WORDS, FellSilent(None))
             case Look():
                 self._look_after_it()
@@ -299,9 +213,11 @@ class WorkerActor(TurnActor[WorkerMessage]):
         # Mostly it has ended, and the kernel says so soon; else it can be told nothing any more.
         self._lost = True
         self._doom()
-        if error is not None:
+        if isinstance(error, ProtocolViolation):
             self._why = f"spoke wrongly: {error}"
-        self.after(ENDING, Execute("closed its socket pair"))
+        # By itself it drains then, and has its time for that, unless somebody waits for what it has not taken.
+        time = ENDING if self._untaken else self._options.drain_timeout + ENDING
+        self.after(time, Execute("closed its socket pair" if error is None else str(error)))
 
     def _doom(self) -> None:
         self._tell_freshness(False)
@@ -322,7 +238,7 @@ class WorkerActor(TurnActor[WorkerMessage]):
                     self._held += 1
                     self._beats.took(now, more=bool(self._untaken))
             case Released(count):
-                if not 0 < count <= self._held:
+                if count > self._held:
                     self._distrust(f"it released {count} connections and held {self._held}")
                     return
                 self._held -= count
@@ -341,10 +257,7 @@ class WorkerActor(TurnActor[WorkerMessage]):
                     reply.tell(message)
             case Draining():
                 self._hear_draining()
-            case Ended(cut=cut, finished=finished):
-                if type(finished) is not int or not all(isinstance(each, str) for each in cut):
-                    self._distrust("its last words are none")
-                    return
+            case Ended():
                 self._said = message
                 self._owner.tell(LastWords(self.name, message))
             case _:
@@ -372,6 +285,8 @@ class WorkerActor(TurnActor[WorkerMessage]):
         self._look = self.after(seconds, Look())
 
     def _look_after_it(self) -> None:
+        if self._doomed:
+            return
         now = self._loop.time()
         if (late := now - self._look_at) > LATE:
             self._beats.miss(now, late)

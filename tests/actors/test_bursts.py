@@ -1,4 +1,4 @@
-"""Bursts: one alone has a whole turn, many share half of one, and none has too little."""
+"""Bursts: that of the only connection has a whole turn, many share half of one, and none has too little."""
 
 import pytest
 
@@ -23,3 +23,18 @@ def test_many_share_what_one_alone_has() -> None:
         each.turn(False)
         each.turn(False)
     assert one.share() == SECONDS_PER_TURN
+
+
+def test_one_alone_leaves_time_to_other_connections() -> None:
+    """W7: it has a whole turn only where nobody else could want it."""
+    one, other, never = Burst(), Burst(), Burst()
+    one.begin()
+    one.turn(True)
+    assert one.share() == SECONDS_PER_TURN
+    other.begin()
+    assert one.share() == pytest.approx(SECONDS_PER_TURN / 4)
+    for each in (other, other, never):
+        each.end()
+    assert one.share() == SECONDS_PER_TURN
+    one.end()
+    assert not one.on

@@ -267,6 +267,15 @@ async def test_each_stream_gives_a_line_once_it_has_ended(tmp_path: Path) -> Non
     assert access.lost == 0
 
 
+async def test_a_line_of_a_worker_names_the_worker(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with AccessLog(str(path), "text", process="worker-3") as access:
+        async with linked(access.wrap(answer)) as link:
+            await link.request("GET", "/")
+    [line] = lines_of(path)
+    assert re.search(r" worker-3/server-\d+/connection-\d+/stream-1$", line)
+
+
 async def test_a_line_of_json_has_the_same(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     with AccessLog(str(path), "json") as access:
