@@ -117,8 +117,7 @@ class Crew(TurnActor[CrewMessage]):
                 for connection in connections:
                     self._give(connection)
             case WorkerReady(name):
-                self._staff.ready(name, self._loop.time())
-                logger.info("%s is ready", name)
+                self._welcome(name)
             case WorkerFreshness(name, fresh):
                 if member := self._staff.members.get(name):
                     member.fresh = fresh
@@ -233,6 +232,13 @@ class Crew(TurnActor[CrewMessage]):
         self.restarts += phase is not Phase.DRAINING and bool(why)
         if gave_up:
             logger.error("the old workers go on, for another cannot take their place: %s", why)
+
+    def _welcome(self, name: str) -> None:
+        """It serves."""
+        if (why := self._staff.hopeless) is not None:
+            logger.error("%s", why)  # not all fail as that one did, so nobody else will tell
+        self._staff.ready(name, self._loop.time())
+        logger.info("%s is ready", name)
 
     # --- connections --------------------------------------------------------------------------------------------------
 
