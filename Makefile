@@ -13,7 +13,7 @@ ARGS   ?=
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: $(VENV)/.demo ## a link with 2,000 requests, whose server is killed half-way and comes back
+demo: $(VENV)/.demo ## a link at work while a worker of its server is killed, all are replaced, and it ends
 	$(BIN)/muxlink demo $(ARGS)
 
 test: $(VENV)/.test ## run the tests (ARGS="-k name" is passed on to pytest)

@@ -257,9 +257,10 @@ class Story:
         # Those that drain are counted as ended.
         made = stats.connections_by_state["ready"] + sum(stats.restarts.values())
         more = times.count - self._requests
+        retried = sum(stats.retries.values())
         return {
             "requests": f"{self._requests:,} and {more:,} more answered right, {load.asked - times.count} lost",
-            "repeated": f"{sum(stats.retries.values()):,} by the link itself; {_repeated(stats)} of them may have run twice",
+            "repeated": f"{retried:,} by the link itself; {_repeated(stats)} of them may have run twice",
             "longest wait": f"{times.most:.3f} s",
             "connections": f"{made} made; restarts: {counts(stats.restarts)}",
             "unconnected": f"{watch.without:.3f} s",

@@ -182,6 +182,8 @@ class FakeTree:
             await self.dismiss(worker)
         else:
             worker.die()
+            if self.fate == "it is noticed late":
+                await asyncio.sleep(4 * demo.PROGRESS_INTERVAL)
             self.workers.remove(worker)
             self.gone.append(worker)
         if self.fate != "nobody replaces it":
@@ -312,7 +314,9 @@ async def test_the_figures_are_those_of_the_link_and_its_requests(monkeypatch: p
     [[made, gone, lost]] = re.findall(r"connections   (\d+) made; restarts: (\d+) GoAway, (\d+) TransportLost\n", told)
     assert int(made) == int(gone) + int(lost) + demo.CONNECTIONS
     assert int(lost) == demo.CONNECTIONS / demo.WORKERS
-    [[repeated, begun]] = re.findall(r"repeated      (\d+) by the link itself; (\d+) of them may have run twice\n", told)
+    [[repeated, begun]] = re.findall(
+        r"repeated      (\d+) by the link itself; (\d+) of them may have run twice\n", told
+    )
     [twice] = re.findall(r"; (\d+) requests were sent twice\n", told)
     assert 1 <= int(twice) == int(begun) <= int(repeated)
     [[half, most]] = re.findall(r"half within ([\d.]+) s, 99 % within ([\d.]+) s", told)
@@ -432,6 +436,16 @@ async def test_what_did_not_happen_is_no_story(fate: str, told: str, monkeypatch
     with pytest.raises(LinkError, match=told):
         await demo.run(60, 20, out)
     assert "answered right" not in out.getvalue()
+
+
+@pytest.mark.bulk
+async def test_a_server_that_notices_the_death_later_than_the_link_has_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_this_process(monkeypatch, fate="it is noticed late")
+    out = io.StringIO()
+    await demo.run(60, 20, out)
+    assert "restarts, as the server counts them: 1\n" in out.getvalue()
 
 
 @pytest.mark.bulk
