@@ -34,6 +34,11 @@ in C would do:
 - ``recovery``: SIGKILL of a server: READY within one wait of the backoff once it listens again; and with a second
   server, the latencies of the next second (p99 at most 1 s). There is no bare loop beside it.
 - ``spread``: 10,000 long-lived streams of one link, and what one more costs (at most 1.3 of what it does behind 100).
+- ``workers``, ``accept``, ``reload``, ``start``: ``muxlink serve`` and its processes, beside the same server by itself
+  (``--workers 0``): h2load's requests for each CPU second of a worker (at least 0.95), and how 40 links spread over 4
+  workers (within 1); connections a second through the parent (at least 0.5); SIGHUP every 3 s for 20 s (nothing failed
+  or refused, p99 at most 5 times, no more processes and memory than of one more worker); from exec to READY, beside
+  the start of Python, and what is imported until then.
 - ``flood``: hostile clients against our server, and a bystander's latency; it has no pairs, and nothing beside it. Its
   figures hold for one machine; what matters is its bars. ``flood:ATTACK`` runs one, as ``tls:client`` runs a part.
 
@@ -41,6 +46,7 @@ Map: ``__main__`` (arguments), ``suite`` (the benchmarks), ``harness`` (pairs, p
 ``peers`` (nghttpd, h2load), ``jobs`` (the work, timed alike for both), ``bare`` and ``ours`` (the same roles twice),
 ``loops`` and ``talks`` (the bare loop), ``rival`` (httpx), ``mailboxes``, ``certificates``; ``studies`` (several
 figures a run), ``streams`` and what is done for it in ``idle``, ``latency``; ``links`` (whole links), and what is done
-for it in ``resting``, ``echoes`` and ``recovery`` (a program); ``flood``, ``attacks`` (their frames), ``attacker`` and
-``bystander`` (programs).
+for it in ``resting``, ``echoes`` and ``recovery`` (a program); ``processes`` (servers of several), ``parents`` (one
+such), ``served`` (its handler), ``reloads``, ``knocking`` and ``visitors`` (programs); ``flood``, ``attacks`` (their
+frames), ``attacker`` and ``bystander`` (programs).
 """

@@ -29,13 +29,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("name", choices=[*names, *single, "all"], metavar="NAME", help=", ".join([*names, "all"]))
     parser.add_argument("--json", action="store_true", help="print one JSON object a benchmark, one on each line")
     parser.add_argument(
-        "--pairs", type=int, metavar="N", help="how often to run all variants (default 7, spread 5, idle 3)"
+        "--pairs", type=int, metavar="N", help="how often to run all variants (default 7, spread 5, idle 3, reload 1)"
     )
     parser.add_argument(
         "--seconds",
         type=float,
         metavar="S",
-        help="how long a run takes, about (default 3; an attack of flood 10, idle 60)",
+        help="how long a run takes, about (default 3; an attack of flood 10, reload 20, idle 60)",
     )
     parser.add_argument("--recorder", action="store_true", help="measure ours with its flight recorder on as well")
     parser.add_argument("--noise", action="store_true", help="measure the bare loop against itself as well")

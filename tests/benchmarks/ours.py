@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from actors.server_stream import Handler, ServerStream
-from actors.settings import Health, Tls
+from actors.settings import Health, Limits, Tls
 from actors.trace import Recorder, Tracer
 from supervisor.link import Link
 from supervisor.server import Server
@@ -62,12 +62,12 @@ def _link(port: int, options: Options, *, health: Health | None = None, max_conn
     return link
 
 
-def _serving(handler: Handler) -> jobs.Serve:
+def _serving(handler: Handler, limits: Limits | None = None) -> jobs.Serve:
     async def serve(options: Options) -> None:
         tls = None
         if options.tls is not None:
             tls = Tls(certfile=options.tls / certificates.CERTIFICATE, keyfile=options.tls / certificates.KEY)
-        async with Server(handler, "127.0.0.1", options.at, tls=tls) as server:
+        async with Server(handler, "127.0.0.1", options.at, tls=tls, limits=limits) as server:
             _record(server.tracer, options)
             jobs.listening(server.port)
             await asyncio.get_running_loop().create_future()
@@ -182,7 +182,7 @@ if __name__ == "__main__":
         servers={
             "hello-server": _serving(_hello),
             "bulk-server": _serving(_bulk),
-            "idle-server": _serving(_idle),
+            "idle-server": _serving(_idle, Limits(max_handlers=idle.HELD + 1)),  # and one that reports
             "flood-server": _serving(_flooded),
         },
         clients={

@@ -85,10 +85,11 @@ _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 
 
 def h2load(
-    port: int, path: str, requests: int, *, at_a_time: int, body: int, upload: Path | None = None, scheme: str = "http"
-) -> Load:
-    """Send requests on one connection; raises Failed unless each got a 2xx and a body of ``body`` bytes."""
-    options = ["-n", str(requests), "-c1", "-m", str(at_a_time), *_ONE_MIB]
+    port: int, path: str, requests: int, *, at_a_time: int, body: int, connections: int = 1,
+    upload: Path | None = None, scheme: str = "http",
+) -> Load:  # fmt: skip
+    """Send requests, so many at a time on each connection; raises Failed unless all got a 2xx and ``body`` bytes."""
+    options = ["-n", str(requests), "-c", str(connections), "-m", str(at_a_time), *_ONE_MIB]
     if upload is not None:
         options += ["-d", str(upload)]
     said = output([_executable("h2load"), *options, f"{scheme}://127.0.0.1:{port}{path}"])
@@ -101,3 +102,32 @@ def h2load(
     if timing is None or not all(re.search(line, said) for line in good):
         raise Failed(f"h2load did not get {requests} good replies of {body} bytes:\n{said}")
     return Load(requests_per_second=float(timing[3]), seconds=float(timing[1]) * _SECONDS[timing[2]])
+
+
+@frozen
+class Account:
+    """What became of the requests of one run of h2load, by its own count."""
+
+    succeeded: int
+    failed: int
+    """With a status of an error, and those that it did not get to send."""
+    errored: int
+    """Of them those whose connection was refused or lost."""
+    timeout: int
+
+
+def visit(port: int, path: str, *, connections: int, each: int) -> list[str]:
+    """The command of a short run, in which each connection sends all its requests at once, and ends with them.
+
+    So there is none left to be sent where a GOAWAY comes: h2load counts those as failed, and does not connect again.
+    """
+    counts = ["-n", str(connections * each), "-c", str(connections), "-m", str(each)]
+    return [_executable("h2load"), *counts, f"http://127.0.0.1:{port}{path}"]
+
+
+def account(said: str) -> Account:
+    """What a run came to; raises Failed where it did not come to its end."""
+    found = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", said)
+    if found is None:
+        raise Failed(f"h2load did not come to its end:\n{said}")
+    return Account(*map(int, found.groups()))

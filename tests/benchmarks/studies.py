@@ -52,6 +52,8 @@ class Figure:
         return f"{measured * self.factor:,.{self.digits}f}"
 
     def show_compared(self, compared: float) -> str:
+        if math.isnan(compared):
+            return "-"
         return f"{compared:+,.{self.digits}f}" if self.beyond else f"{compared:.2f}"
 
 
@@ -133,6 +135,8 @@ class Study:
     """Starts the peers that all runs share; is told the seconds of a run."""
     variants: tuple[str, ...] = (BARE, OURS)
     """The first is what the others are compared with."""
+    ours: tuple[str, ...] = (OURS,)
+    """Those of them that must meet the bars."""
     seconds: float = 3.0
     """How long a run takes, about, unless that is asked otherwise."""
     pairs: int = 7
@@ -193,7 +197,7 @@ class Report:
         first, *others = self.variants
         for variant in self.variants:
             for figure in self.study.figures:
-                barred = variant in (OURS, RECORDED, NOISE)
+                barred = variant in (*self.study.ours, RECORDED, NOISE)
                 bar = figure.bar if barred else None
                 if figure.alone:
                     values = [pair[variant][figure.name] * figure.factor for pair in self.pairs]
@@ -201,7 +205,7 @@ class Report:
                 elif variant in others:
                     values = [figure.compared(pair, variant) for pair in self.pairs]
                     yield Verdict(figure, variant, first, bar, values)
-                for rival, least in figure.rivals.items() if variant == OURS else ():
+                for rival, least in figure.rivals.items() if variant in self.study.ours else ():
                     values = [figure.compared(pair, variant, rival) for pair in self.pairs]
                     yield Verdict(figure, variant, rival, least, values)
 
