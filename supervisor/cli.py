@@ -26,6 +26,7 @@ from supervisor.handlers import load_handler
 from supervisor.link import Link
 from supervisor.workers import serving
 from supervisor.workers.alone import run_alone
+from supervisor.workers.child import flush
 from supervisor.workers.logs import configure
 from supervisor.workers.sources import add_options, gather
 
@@ -244,6 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        flush()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import gc
 import inspect
 import logging
 import re
+import signal
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
@@ -42,6 +43,9 @@ MARKERS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # In the background of a shell it is ignored, and every process that a test starts would ignore it, too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
 

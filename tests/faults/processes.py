@@ -61,7 +61,8 @@ class ServerProcess:
         own: Mapping[str, str] = {handler.LOG: str(self.log), handler.NAME: self.name}
         self._process = process = await asyncio.create_subprocess_exec(
             *self.prefix,
-            *muxlink_argv("serve", HANDLER, "--bind", f"{self.host}:{self.port}", *self.options),
+            # One process: what is stopped or killed here is who serves.
+            *muxlink_argv("serve", HANDLER, "--workers=0", "--bind", f"{self.host}:{self.port}", *self.options),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=self._err,

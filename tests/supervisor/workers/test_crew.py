@@ -289,7 +289,9 @@ async def test_who_ends_in_good_order_as_soon_as_it_serves_is_not_started_again_
 ) -> None:
     script(tmp_path, monkeypatch, "ready()\nsay('Draining')\nsay('Ended', reason='')")
     async with crewed(workers=1) as bridge:
-        await bridge.ready(1)
+        async with asyncio.timeout(PATIENCE):
+            while "worker-1" in await bridge.names():
+                await settle()
         await asyncio.sleep(1.2)
         assert len(bridge.owner.heard(CrewChanged)) <= 8
         assert bridge.crew.exited is None
