@@ -48,6 +48,11 @@ $(VENV)/.test: pyproject.toml $(VENV)/.made
 	$(PIP) install -e '.[test]'
 	@touch $@
 
+# The parser of Mermaid's own authors, for the tests alone.
+$(VENV)/.mermaid: Makefile $(VENV)/.made
+	npm install --prefix $(VENV)/mermaid --no-audit --no-fund --loglevel=error mermaid@11.17.2 jsdom@26.1.0
+	@touch $@
+
 $(VENV)/.lint: pyproject.toml $(VENV)/.made
 	$(PIP) install -e '.[test,lint]'
 	@touch $@

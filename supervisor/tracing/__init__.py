@@ -1,0 +1,1 @@
+"""Traces of messages: taken, kept in files, filtered, drawn, merged and replayed."""

@@ -1,0 +1,1 @@
+"""Tests of traces: what they are made of, kept as and drawn as."""
