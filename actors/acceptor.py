@@ -16,10 +16,11 @@ from typing import Any, Final
 
 from actors.errors import ListenFailed
 from actors.messages import Socket
+from actors.outlet import shown
 from actors.settings import Limits
 from actors.tls import TlsSide, tls_failed
 from actors.trace import Tracer
-from actors.transport import SocketProtocol, bind_tcp, bind_unix, reason_of, shown
+from actors.transport import SocketProtocol, bind_tcp, bind_unix, reason_of
 
 logger: Final = logging.getLogger("muxlink.listener")
 

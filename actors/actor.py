@@ -16,15 +16,17 @@ before its first step.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
 from actors.mailbox import Ref, Reply, SystemMessage, Understood, closed_error, refuse_unknown
 from actors.messages import (
     ActorState,
+    Crash,
     Exited,
     GetState,
     Halt,
@@ -34,7 +36,7 @@ from actors.messages import (
     Unwatch,
     Watch,
 )
-from actors.trace import Tracer
+from actors.trace import Tracer, take
 
 logger: Final = logging.getLogger("muxlink.actor")
 
@@ -44,6 +46,8 @@ T = TypeVar("T")
 
 SAME_MOMENT: Final = 0.1
 """Seconds within which actors are said to have begun at the same time."""
+MOST_SHOWN: Final = 200
+"""Messages that a crashed actor had not handled and that are told of."""
 
 
 class Stop(Exception):  # not an error: the way out of a turn or a body, as StopIteration is
@@ -185,6 +189,18 @@ class Actor(ABC, Generic[M]):
         """Set down why the actor ends; the first cause stays."""
         if self._crashed is None:
             self._cause, self._crashed = cause, crashed
+            if crashed and self.tracer.crashed is not None:
+                self._last(self.tracer.crashed, self)
+
+    def crash(self) -> Crash:
+        """What is known of it while it crashes."""
+        shown = tuple(itertools.islice(self._unhandled(), MOST_SHOWN))
+        watchers = tuple(self._watchers.values())
+        return Crash(self.name, self._cause, self._state(), self._last_event(), shown, watchers)
+
+    def _unhandled(self) -> Iterator[tuple[str, str]]:
+        """The type and the summary of each message that it has not handled."""
+        return iter(())
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """The actor's own task has ended."""
@@ -303,10 +319,10 @@ class BodyActor(Actor[M]):
         if self.exited is not None:
             self.dead_letters += 1
             if self.tracer.on:
-                self.tracer.told(self.name, message, dead=True)
+                take(self.tracer.told(self.name, message, dead=True), None)
             return False
         if self.tracer.on:
-            self._cause_event = self.tracer.told(self.name, message)
+            self._cause_event = self.tracer.noted(self.name, message)
         self.fold(message)
         return True
 
@@ -320,7 +336,7 @@ class BodyActor(Actor[M]):
             return False
         if isinstance(message, Halt):
             if self.tracer.on:
-                self._cause_event = self.tracer.told(self.name, message)
+                self._cause_event = self.tracer.noted(self.name, message)
             self._halt(message.cause)
         else:
             self._signalled(message)

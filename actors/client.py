@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from actors.bodies import until_read
 from actors.connection import ConnectionActor
@@ -65,14 +65,17 @@ class ClientConnection(ConnectionActor):
         self._waiting[name] = message
         if self._slots.enter(name):
             self._open(name)
+        else:
+            self._slots.date(name, self._loop.time())
 
-    def _open(self, name: str) -> None:
+    def _open(self, name: str, now: float = 0.0) -> None:
+        """Open the stream of a request; ``now`` is for one that had to wait for it."""
         message = self._waiting.pop(name)
         if not message.is_wanted():
             self.wire.terms.memory.give(len(message.body))
             return  # its end is on the way, and frees its slot
         whole = message.end and not message.body and not message.trailers
-        stream_id = self.wire.open(message.head, end=whole, weight=message.weight)
+        stream_id = self.wire.open(message.head, end=whole, weight=message.weight, opened=now)
         if stream_id is None:
             self._refuse(message, self._spent())
             return
@@ -97,6 +100,7 @@ class ClientConnection(ConnectionActor):
 
     def _retire(self, error: LinkError) -> None:
         if self._farewell.going is None:
+            self._leaves()
             self._farewell.going = self._farewell.closing = error
             self._farewell.say(ErrorCode.NO_ERROR)
             self._send_home(error)
@@ -137,7 +141,7 @@ class ClientConnection(ConnectionActor):
 
     def _peer_allows(self, max_streams: int) -> None:
         for name in self._slots.change_limit(max_streams):
-            self._open(name)
+            self._open(name, self._loop.time())
 
     def _peer_went(self, error: GoAway, last_stream_id: int) -> None:
         self._send_home(error)
@@ -146,6 +150,7 @@ class ClientConnection(ConnectionActor):
                 stream.tell(StreamFailed(error, Outcome.UNPROCESSED))
 
     def _drain(self, drain: Drain) -> None:
+        self._leaves()
         self._farewell.finish(drain.error)
         if self._farewell.going is None:
             self._farewell.refuse(drain.error)
@@ -162,7 +167,7 @@ class ClientConnection(ConnectionActor):
     def _free(self, name: str) -> None:
         """The peer does not count the stream any more: the next may begin."""
         for admitted in self._slots.leave(name):
-            self._open(admitted)
+            self._open(admitted, self._loop.time())
             self.tell(WriteOn())  # wherever this came from, what it says is to be written
 
     def _bury(self, name: str, reason: BaseException | None, *, crashed: bool) -> bool:
@@ -186,6 +191,12 @@ class ClientConnection(ConnectionActor):
 
     def _admission(self) -> tuple[int, int]:
         return self._slots.waiting, self._slots.limit
+
+    def _line(self) -> tuple[int, Iterable[tuple[str, float]]]:
+        return self._slots.held, self._slots.line
+
+    def _names(self) -> dict[int, str]:
+        return self._lingering | super()._names()
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from time import perf_counter
 from typing import ClassVar, Final, assert_never
@@ -21,9 +21,19 @@ from actors.actor import Stop
 from actors.bursts import Burst
 from actors.changes import Changes
 from actors.commands import ConnectionMessage, WireCommand
-from actors.errors import Closed, ErrorCode, GoAway, LinkError, PingTimeout, ProtocolViolation, TransportLost
+from actors.errors import (
+    Closed,
+    ErrorCode,
+    GoAway,
+    LinkError,
+    PingTimeout,
+    ProtocolViolation,
+    TransportLost,
+    code_name,
+)
 from actors.farewell import Farewell, turn_away
-from actors.mailbox import Ref, Reply, Understood
+from actors.frame_log import FrameLog
+from actors.mailbox import Ref, Reply, SystemMessage, Understood
 from actors.messages import (
     AlternativeOffered,
     AlternativeService,
@@ -50,6 +60,7 @@ from actors.messages import (
     Socket,
     StreamFailed,
     StreamMessage,
+    TakePicture,
     TimePassed,
     WriteOn,
     WritePaused,
@@ -57,6 +68,7 @@ from actors.messages import (
 )
 from actors.outlet import Outlet
 from actors.patience import Alarm, Patience, Wait
+from actors.pictures import ConnectionPicture, Leave
 from actors.pulse import Monitor, Pulse
 from actors.settings import Limits
 from actors.stats import ConnectionStats, Quantiles
@@ -76,9 +88,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     """One HTTP/2 connection over one socket."""
 
     __slots__ = (
-        "_allowed", "_burst", "_changes", "_farewell", "_ids", "_loop", "_lost", "_outlet", "_owner", "_patience",
-        "_pulse", "_ready", "_received", "_since", "_stirred", "_streams", "_writing_on", "deadlines", "heard", "peer",
-        "round_trips", "wire",
+        "_allowed", "_burst", "_changes", "_farewell", "_frames", "_ids", "_loop", "_lost", "_outlet", "_owner",
+        "_patience", "_pulse", "_ready", "_received", "_since", "_stirred", "_streams", "_writing_on", "deadlines",
+        "heard", "left", "peer", "round_trips", "tardy", "wire",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = ConnectionMessage
@@ -112,8 +124,13 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         """When the last bytes of the peer were read, in seconds of the loop's clock."""
         self._stirred = 0.0
         """When it was last busy with anything else, so that it was not idle."""
+        self.left = 0.0
+        """When it first heard that it is to take leave; 0.0 while it has not."""
+        self.tardy = (0.0, 0.0)
+        """By how much its last timer was late, and when that was."""
         self._burst = Burst()
         self._outlet = Outlet(socket, wire)
+        self._frames = FrameLog(name, self.tracer, wire)
         self.deadlines = Alarm(self._ring_at)
         self._patience = Patience(wire, self.deadlines)
         self._changes = Changes(wire, self.deadlines)
@@ -132,7 +149,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self.keep(Wait.SETTINGS, self.limits.settings_timeout)
         self._farewell.plan(self.limits.max_connection_age, now, now)
         self._look(now)
-        self.wire.start()
+        if self.tracer.on:
+            self._frames.began(self._outlet.local, self.peer.address)
+        self.wire.start(self._loop.time)
         self._changes.sent(None, now + self.limits.settings_timeout)
         self.settle()
 
@@ -185,6 +204,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             if stream := self._streams.get(stream_id):
                 stream.tell(RoomMade(size))
         if data := wire.output():
+            self._trace_sent(data)
             self._outlet.write(data)
         if not self._writing_on and wire.has_output:
             self._writing_on = True
@@ -230,6 +250,8 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         wire, outlet = self.wire, self._outlet
         wire.guard.now = self.heard = self._loop.time()
         late = perf_counter() + seconds
+        tracing = self.tracer.on
+        self._frames.watch(tracing)
         try:
             while wire.has_input and not outlet.choked:
                 if perf_counter() > late:
@@ -237,9 +259,14 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
                     self.tell(ReadOn())
                     outlet.read(False)
                     return
-                for stream_id, fact in wire.read(FRAMES_PER_LOOK):
+                said = wire.read(FRAMES_PER_LOOK)
+                if tracing:
+                    self._frames.arrived()
+                for stream_id, fact in said:
                     self._dispatch(stream_id, fact)
         except ProtocolViolation as violation:
+            if tracing:
+                self._frames.arrived()
             raise Stop(self._named(violation)) from violation.__cause__
         if wire.progress is not None or Wait.BLOCK in self.deadlines:
             self._patience.watch_pieces(self.heard)
@@ -282,9 +309,14 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def _peer_goes(self, goaway: PeerGoAway) -> None:
         """No new streams; those above the peer's last are unprocessed, the others finish (RFC 9113, 6.8)."""
+        self._leaves()
         error = self._farewell.hear(goaway, self.peer.address)
         self._peer_went(error, goaway.last_stream_id)
         self._owner.tell(ConnectionDraining(self.name, error))
+
+    def _leaves(self) -> None:
+        """It is to take no new streams, or to end."""
+        self.left = self.left or self._loop.time()
 
     # --- settings and life --------------------------------------------------------------------------------------------
 
@@ -327,7 +359,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
 
     def _time_passed(self) -> None:
         now = self._loop.time()
-        self._pulse.miss(self.deadlines.late(now))
+        late = self.deadlines.late(now)
+        self.tardy = (late, now)
+        self._pulse.miss(late)
         self.wire.guard.now = now
         try:
             for wait in self.deadlines.due(now):
@@ -355,7 +389,8 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         if freed and not self._burst.on:
             self._read()
         if paused:
-            self._patience.watch_socket(self._outlet.taken(), self._loop.time())
+            self._outlet.full_since = now = self._loop.time()
+            self._patience.watch_socket(self._outlet.taken(), now)
 
     # --- the end of a stream ------------------------------------------------------------------------------------------
 
@@ -381,6 +416,9 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def ending(self, reason: BaseException | None) -> None:
         """Leave nobody waiting: fail every stream, say GOAWAY, and close the socket behind what is still to go out."""
         error = reason if isinstance(reason, LinkError) else Closed.because(f"{self.name} has ended", reason)
+        for signal in self.mailbox.signals:
+            if isinstance(signal, TakePicture):
+                self._signalled(signal)  # there will be no other turn for it
         self._farewell.going = self._farewell.closing = error
         for stream in self._streams.values():
             stream.tell(StreamFailed(error))
@@ -394,7 +432,15 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             self._outlet.abort()  # nobody is there to take leave of
         else:
             self._farewell.say_last(reason)
-            self._outlet.close(self.wire.output())
+            last = self.wire.output()
+            self._trace_sent(last)
+            self._outlet.close(last)
+
+    def _trace_sent(self, data: bytes) -> None:
+        if self.tracer.on:
+            self._frames.sent(data)
+        else:
+            self._frames.missed()
 
     def ended(self) -> bool:
         return self._lost
@@ -443,6 +489,8 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             send_window=wire.send_window,
             receive_window=wire.receive_window,
             round_trips=Quantiles.of(self.round_trips.seconds),
+            side="client" if wire.client else "server",
+            local=self._outlet.local,
         )
 
     def _phase(self) -> str:
@@ -455,6 +503,64 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
     def _admission(self) -> tuple[int, int]:
         """Requests that wait for a stream, and how many streams there may be."""
         return 0, self.limits.max_streams
+
+    def signal(self, message: SystemMessage) -> bool:
+        if isinstance(message, TakePicture) and self._halted and self.exited is None:
+            self._signalled(message)
+            return True
+        return super().signal(message)
+
+    def _signalled(self, message: SystemMessage) -> None:
+        if isinstance(message, TakePicture):
+            message.reply.tell(self._picture(asyncio.get_running_loop().time()))
+        else:
+            super()._signalled(message)
+
+    def _picture(self, now: float) -> ConnectionPicture:
+        outlet, pulse, wire = self._outlet, self._pulse, self.wire
+        places, line = self._line()
+        late, rang = self.tardy
+        return ConnectionPicture(
+            name=self.name,
+            peer=self.peer.address,
+            taken=now,
+            wire=wire.look(now),
+            names=self._names(),
+            refs=dict(self._streams),
+            limit=self._admission()[1],
+            places=places,
+            waiting=tuple((name, now - since if since else None) for name, since in line),
+            socket_full=None if wire.writable else now - outlet.full_since,
+            socket_bytes=outlet.waiting(),
+            backlog=len(self.mailbox) + len(self._batch),
+            late=(late, now - rang),
+            suspended=self._suspended,
+            suspect=pulse.suspect,
+            pinged=now - pulse.asked if pulse.asked is not None else None,
+            heard=now - self.heard,
+            leave=self._leave(now),
+        )
+
+    def _leave(self, now: float) -> Leave | None:
+        going, closing = self._farewell.going, self._farewell.closing
+        if going is None and closing is None:
+            return None
+        until = self.deadlines.at(Wait.DRAIN)
+        return Leave(
+            since=now - self.left if self.left else None,
+            by_peer=isinstance(going, GoAway),
+            # What the peer said besides its code may hold anything.
+            why=code_name(going.code) if isinstance(going, GoAway) else str(closing or going),
+            left=until - now if until is not None else None,
+        )
+
+    def _line(self) -> tuple[int, Iterable[tuple[str, float]]]:
+        """How many streams have a place, and the requests that wait for one, in order, each with its time."""
+        return self.wire.open_streams, ()
+
+    def _names(self) -> dict[int, str]:
+        """The names of those who speak on its streams, or did."""
+        return {stream_id: stream.name for stream_id, stream in self._streams.items()}
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {

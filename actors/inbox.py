@@ -125,6 +125,8 @@ class Inbox:
         """Whether the peer knows our limits."""
         self.frames = 0
         """Frames that came."""
+        self.heads: list[bytes] | None = None
+        """The nine bytes before the payload of each frame that is read, while somebody wants them."""
         self._client = client
         self._h2 = h2
         self._records = records
@@ -176,6 +178,8 @@ class Inbox:
                 if frame is None:
                     break
                 self.frames += 1
+                if self.heads is not None:
+                    self.heads.append(bytes(frame.raw[:HEADER_SIZE]))
                 self._feed(frame, in_block, said)
         except ProtocolViolation as violation:
             self.broken = violation
@@ -341,7 +345,7 @@ class Inbox:
 
     def _response_received(self, event: ResponseReceived) -> Said:
         record, headers = self._records[event.stream_id], event.headers
-        record.headed = True
+        record.headed, record.came = True, self.guard.now
         ended = event.stream_ended is not None
         if ended:
             self._records.end_remote(record)
@@ -380,6 +384,9 @@ class Inbox:
         ended = event.stream_ended is not None
         if ended:
             self._records.end_remote(record)
+        record.came = self.guard.now
+        if not record.owed:
+            record.kept = record.came
         record.owed += event.flow_controlled_length
         if padding := event.flow_controlled_length - len(data):
             self._ledger.pay(record, padding)  # nobody will ever read it

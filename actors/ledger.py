@@ -35,6 +35,11 @@ class Ledger:
         if more > 0 and self._memory.grant(more):
             self._h2.widen(self._window.grow(more))
 
+    @property
+    def outstanding(self) -> int:
+        """Bytes that the peer has sent and has not got back, over all streams."""
+        return max(self._window.size - self._h2.inbound_flow_control_window, 0)
+
     def pay(self, record: Record, size: int) -> None:
         """Pay ``size`` bytes back that were read; never more than is owed."""
         size = min(size, record.owed)

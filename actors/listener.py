@@ -99,9 +99,10 @@ class ListenerActor(TurnActor[ListenerMessage]):
 
     def connected(self, protocol: SocketProtocol) -> None:
         """What the listening sockets call for each client; the way in from outside."""
-        if self.tracer.on:
-            self.tracer.speak_as("socket")
+        tracer = self.tracer
+        tracer.speak_as("socket")
         told = self.tell(SocketAccepted(protocol.attach, protocol.transport, protocol.peer))
+        tracer.speak_as("caller")
         if not told:
             self._refuse(protocol.transport)
 

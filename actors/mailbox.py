@@ -10,14 +10,14 @@ import asyncio
 import enum
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Any, Final, Generic, TypeVar, cast, get_args
 
 from attrs import frozen
 
 from actors.errors import Closed, LimitReached, LinkError, Misuse
-from actors.trace import Envelope, Tracer, summary_of
+from actors.trace import Entry, Tracer, number_of, summary_of, take
 
 logger: Final = logging.getLogger("muxlink.mailbox")
 
@@ -134,6 +134,10 @@ class Mailbox(Generic[M]):
     def __len__(self) -> int:
         return len(self._backlog)
 
+    def waiting(self) -> Iterator[M | Entry]:
+        """What waits, the oldest first; nothing may be told or taken meanwhile."""
+        return iter(self._backlog)
+
     def understand(self, understood: Understood) -> None:
         """From now on, raise Misuse at ``tell`` for any message of another type."""
         self._understood = understood
@@ -148,7 +152,7 @@ class Mailbox(Generic[M]):
                 return False
             backlog = self._backlog
         if self.tracer.on:
-            backlog.append(Envelope(self.tracer.told(self.name, message), message))
+            backlog.append(self.tracer.told(self.name, message))
         else:
             backlog.append(message)
         # A future that a cancelled take left behind is done already; its owner takes anew.
@@ -165,7 +169,7 @@ class Mailbox(Generic[M]):
             waiter.set_result(None)
         return True
 
-    async def take(self, *, signals_only: bool = False) -> deque[M | Envelope]:
+    async def take(self, *, signals_only: bool = False) -> deque[M | Entry]:
         """Wait until something is there, and hand over the whole backlog; cancelling it loses nothing.
 
         The backlog comes back empty where only system messages wait, or where ``signals_only`` leaves the others in
@@ -188,7 +192,7 @@ class Mailbox(Generic[M]):
         backlog, self._backlog = self._backlog, deque()
         return backlog
 
-    def give_back(self, messages: deque[M | Envelope]) -> None:
+    def give_back(self, messages: deque[M | Entry]) -> None:
         """Put messages that were taken and not handled back in front."""
         self._backlog.extendleft(reversed(messages))
         messages.clear()
@@ -198,7 +202,7 @@ class Mailbox(Generic[M]):
         left = self.shut(reason)
         self.put_away(left, len(left))
 
-    def shut(self, reason: LinkError) -> deque[M | Envelope]:
+    def shut(self, reason: LinkError) -> deque[M | Entry]:
         """Take no more, and hand over what still waits, but for system messages. The first reason stays."""
         if self.closed is None:
             self.closed = reason
@@ -229,7 +233,7 @@ class Mailbox(Generic[M]):
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("dead letter for %s: %s %s", self.name, type(message).__name__, summary_of(message))
         if self.tracer.on:
-            self.tracer.told(self.name, message, dead=True)
+            take(self.tracer.told(self.name, message, dead=True), None)
 
     def put_away(self, told: deque[Any], most: int) -> None:
         """Bury the first ``most`` of ``told``, messages taken in before: what told each is its dead letter's cause."""
@@ -237,9 +241,9 @@ class Mailbox(Generic[M]):
         speaker, event = tracer.actor, tracer.event
         for _ in range(min(most, len(told))):
             item = told.popleft()
-            if type(item) is Envelope:
-                tracer.speak_as(self.name, item.event)
-                self.bury(item.message)
+            if type(item) is Entry:
+                tracer.speak_as(self.name, number_of(item))
+                self.bury(take(item, None))
             else:
                 tracer.speak_as(self.name)
                 self.bury(item)

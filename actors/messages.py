@@ -8,15 +8,19 @@ act itself. To add a message: write the class, put it in its receiver's union, a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from attrs import field, frozen
 
 from actors.errors import LinkError, Outcome, code_name
 from actors.headers import Pair
 from actors.mailbox import Ref, Reply, SystemMessage
+from actors.pictures import Picture
 from actors.settings import Limits
 from actors.trace import Exporter
+
+FRAME_HEAD: Final = 9
+"""Bytes before each frame's payload (RFC 9113, 4.1)."""
 
 # --- everyone ---------------------------------------------------------------------------------------------------------
 
@@ -61,6 +65,21 @@ class ActorState:
 
 
 @frozen
+class Crash:
+    """What is known of an actor at the moment of its crash."""
+
+    name: str
+    reason: BaseException | None
+    state: ActorState
+    event: int
+    """The ``id`` of the event that it was handling; 0 where that is not known."""
+    waiting: tuple[tuple[str, str], ...]
+    """The type and the summary of the first messages that it had not handled."""
+    watchers: tuple[Ref[Any], ...]
+    """Who is told of its end; its parent among them, if it has one."""
+
+
+@frozen
 class Halt(SystemMessage):
     """End, because of ``cause``."""
 
@@ -75,6 +94,13 @@ class Kill(SystemMessage):
 @frozen
 class GetState(SystemMessage):
     reply: Reply[ActorState] = field(repr=False)
+
+
+@frozen
+class TakePicture(SystemMessage):
+    """Say what you look like: for connections and streams."""
+
+    reply: Reply[Picture] = field(repr=False)
 
 
 @frozen
@@ -118,6 +144,7 @@ class Unwatch(SystemMessage):
 class Opened:
     """Our HEADERS went out: the request has a stream, and from now on the peer may act on it."""
 
+    small: ClassVar[bool] = True
     stream_id: int
 
     def summary(self) -> str:
@@ -178,6 +205,7 @@ class PeerReset:
 class RoomMade:
     """``size`` bytes of the stream's queue went out."""
 
+    small: ClassVar[bool] = True
     size: int
 
     def summary(self) -> str:
@@ -329,6 +357,71 @@ ConnectionFact = (
     | SendPing | ChangeLimits | PushStream | Exited
 )  # fmt: skip
 """All that a connection understands besides the commands of ``commands.py``."""
+
+# --- for the trace alone ----------------------------------------------------------------------------------------------
+
+
+@frozen
+class ConnectionBegan:
+    """A connection has its socket, and speaks."""
+
+    side: str
+    """``client`` or ``server``."""
+    local: str
+    peer: str
+
+    def summary(self) -> str:
+        return f"{self.side}: {self.local} to {self.peer}"
+
+
+@frozen
+class Frames:
+    """Frames that went over the wire one after the other; TCP keeps their order, so both ends number them alike."""
+
+    small: ClassVar[bool] = True
+    first: int
+    """The number of the first, from 1 on, among all that this connection had in this direction."""
+    heads: bytes = field(repr=False)
+    """What stands before their payloads, nine bytes each (RFC 9113, 4.1)."""
+
+    def summary(self) -> str:
+        return ", ".join(_head_text(self.heads[at : at + FRAME_HEAD]) for at in range(0, len(self.heads), FRAME_HEAD))
+
+
+class FramesArrived(Frames):
+    """The socket to a connection."""
+
+    __slots__ = ()
+
+
+class FramesSent(Frames):
+    """A connection to the socket."""
+
+    __slots__ = ()
+
+
+_FRAME_NAMES: Final = (
+    *("DATA", "HEADERS", "PRIORITY", "RST_STREAM", "SETTINGS", "PUSH_PROMISE", "PING", "GOAWAY", "WINDOW_UPDATE"),
+    *("CONTINUATION", "ALTSVC"),
+)
+
+
+def frame_name(kind: int) -> str:
+    """A frame type's name (RFC 9113, 6)."""
+    return _FRAME_NAMES[kind] if kind < len(_FRAME_NAMES) else f"type {kind:#04x}"
+
+
+def _head_text(head: bytes) -> str:
+    length, kind, flags = int.from_bytes(head[:3]), head[3], head[4]
+    stream_id = int.from_bytes(head[5:]) & 0x7FFF_FFFF
+    name = frame_name(kind)
+    ends = name in ("DATA", "HEADERS") and flags & 1
+    acks = name in ("SETTINGS", "PING") and flags & 1
+    return (
+        name + (f" {stream_id}" if stream_id else "") + (f" {length}" if name == "DATA" else "")
+        + (" end" if ends else " ack" if acks else "")
+    )  # fmt: skip
+
 
 # --- from a wire to its connection ------------------------------------------------------------------------------------
 
@@ -484,6 +577,7 @@ def _fields_summary(pairs: list[Pair]) -> str:
     """The pseudo-headers, without a path's query, and the names of the rest."""
     shown = []
     for name, value in pairs:
-        if name.startswith(b":"):
-            shown.append((value.partition(b"?")[0] if name == b":path" else value).decode("latin-1"))
-    return " ".join(shown) + f" +{len(pairs) - len(shown)}"
+        if name[:1] != b":":
+            break  # they come first (RFC 9113, 8.3)
+        shown.append(value.partition(b"?")[0] if name == b":path" else value)
+    return f"{b' '.join(shown).decode('latin-1')} +{len(pairs) - len(shown)}"

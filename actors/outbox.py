@@ -52,6 +52,8 @@ class Outbox:
         self._ready: dict[int, Record] = {}
         self._blocked: dict[int, Record] = {}
         self._room: dict[int, Record] = {}
+        self._now = 0.0
+        self._widest = h2.outbound_flow_control_window
 
     def change(self, limits: Limits) -> None:
         """Let other limits hold for what is put out from now on."""
@@ -72,6 +74,8 @@ class Outbox:
         if size:
             if not self._ready and not record.queue and self._send_at_once(record, data, size):
                 return
+            if not record.queue:
+                record.moved = self._records.clock()
             record.queue.append(data)
             record.queued += size
             self._memory.take(size)
@@ -83,6 +87,7 @@ class Outbox:
     def pump(self) -> None:
         """Move queued data into frames: a round gives each ready stream ``weight`` KiB, until something says stop."""
         ready = self._ready
+        self._now = self._records.clock()
         while ready and self.writable and self.budget > 0:
             record = next(iter(ready.values()))
             del ready[record.id]
@@ -121,6 +126,7 @@ class Outbox:
                     record.made += size
                     self._room[stream_id] = record
                 record.queued -= size
+                record.moved = self._now
             if queue:
                 return True
             record.deficit = 0
@@ -150,9 +156,36 @@ class Outbox:
         return room
 
     def unblock(self, stream_id: int) -> None:
-        """The stream's window has opened."""
+        """The window of the stream has opened, or for 0 that of the connection."""
+        self._widened(stream_id)
         if record := self._blocked.pop(stream_id, None):
             self._ready[stream_id] = record
+
+    def _widened(self, stream_id: int) -> None:
+        """See how far the peer has ever opened a window: what is missing of that, it has not given back."""
+        h2 = self._h2
+        if not stream_id:
+            self._widest = max(self._widest, h2.outbound_flow_control_window)
+        elif (record := self._records.get(stream_id)) is not None and (stream := h2.streams.get(stream_id)) is not None:
+            record.widened = max(
+                record.widened, stream.outbound_flow_control_window - h2.remote_settings.initial_window_size
+            )
+
+    @property
+    def outstanding(self) -> int:
+        """Bytes that the peer was sent and has not given back, over all streams."""
+        return max(self._widest - self._h2.outbound_flow_control_window, 0)
+
+    def windows(self, record: Record, initial: int) -> tuple[int, int]:
+        """What the peer takes on a stream, were it alone, and what it has not given back of it.
+
+        ``initial`` is what each stream begins with (SETTINGS_INITIAL_WINDOW_SIZE of the peer's).
+        """
+        stream = self._h2.streams.get(record.id)
+        if stream is None:
+            return 0, 0
+        window = stream.outbound_flow_control_window
+        return max(window, 0), max(initial + record.widened - window, 0)
 
     def unblock_all(self) -> None:
         """Any stream's window may have opened."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
-from typing import Final
+from typing import Any, Final
 
 from actors.messages import Socket
 from actors.outbox import BYTES_PER_PUMP
@@ -19,10 +19,16 @@ Bodies stop long before; only heads and control frames reach it. Sooner, two end
 """
 
 
+def shown(address: tuple[Any, ...]) -> str:
+    """``HOST:PORT`` of a socket's address."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class Outlet:
     """Writes to one socket, counts, and stops reading a peer that takes nothing."""
 
-    __slots__ = ("_held_back", "_paused", "_socket", "_took", "_wire", "choked", "written")
+    __slots__ = ("_held_back", "_paused", "_socket", "_took", "_wire", "choked", "full_since", "written")
 
     def __init__(self, socket: Socket, wire: Wire) -> None:
         self._socket = socket
@@ -32,8 +38,16 @@ class Outlet:
         self._took = 0
         self.choked = False
         """Whether the peer sends what needs answers, and does not read them."""
+        self.full_since = 0.0
+        """When it last began to be full."""
         self.written = 0
         """Bytes that the socket was given."""
+
+    @property
+    def local(self) -> str:
+        """Our own end's address: ``HOST:PORT``, a Unix socket's path, or empty for one without a name."""
+        name = self._socket.get_extra_info("sockname")
+        return shown(name) if isinstance(name, tuple) else str(name or "")
 
     def write(self, data: bytes) -> None:
         """Give ``data`` to the socket; one that is closing takes nothing."""
@@ -73,7 +87,11 @@ class Outlet:
 
     def taken(self) -> int:
         """Bytes that the other side has taken since the beginning, as far as can be known here."""
-        return self.written - self._socket.get_write_buffer_size() - _in_kernel(self._socket)
+        return self.written - self.waiting()
+
+    def waiting(self) -> int:
+        """Bytes that it was given and that the other side has not taken."""
+        return self._socket.get_write_buffer_size() + _in_kernel(self._socket)
 
     def mark(self) -> bool:
         """Remember what was taken until now; returns whether that is more than at the last mark, and not all yet."""

@@ -51,6 +51,10 @@ class Deadlines:
     def __contains__(self, wait: Wait) -> bool:
         return wait in self._at
 
+    def at(self, wait: Wait) -> float | None:
+        """When ``wait`` is over; None where nobody waits for it."""
+        return self._at.get(wait)
+
     def start(self, wait: Wait, at: float) -> None:
         """Wait until ``at``, unless that is never; of two times for the same the earlier one counts."""
         if at != math.inf:

@@ -144,6 +144,11 @@ class Pulse:
         return True
 
     @property
+    def asked(self) -> float | None:
+        """When the PING that is not answered yet went out."""
+        return self._asked
+
+    @property
     def _data(self) -> bytes:
         return self._number.to_bytes(8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterator
 
 from attrs import define, field
 
@@ -72,12 +73,20 @@ class Record:
     """Whether our response's head went out."""
     authority: bytes = b""
     """Whom a client's request is for; promises must be for the same."""
+    moved: float = 0.0
+    """When the last byte of its queue went out, or the queue began."""
+    kept: float = 0.0
+    """When the last byte that is owed was read, or the first came."""
+    came: float = 0.0
+    """When the peer last said something on it, but for the head of a request."""
+    widened: int = 0
+    """Bytes by which the peer has opened its window beyond what each stream begins with, as far as is known."""
 
 
 class Records:
     """The records of one connection by stream id; the one place where a stream's state changes."""
 
-    __slots__ = ("_by_id", "get", "open", "promised")
+    __slots__ = ("_by_id", "clock", "get", "open", "promised")
 
     def __init__(self) -> None:
         self._by_id: dict[int, Record] = {}
@@ -86,6 +95,11 @@ class Records:
         """Streams of the client's that both sides count as open (RFC 9113, 5.1.2)."""
         self.promised = 0
         """Streams of the server's that are promised or open."""
+        self.clock: Callable[[], float] = float
+        """What tells the time; it stands still until the wire starts."""
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._by_id.values())
 
     def __getitem__(self, stream_id: int) -> Record:
         return self._by_id[stream_id]

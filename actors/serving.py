@@ -165,6 +165,7 @@ class ServerConnection(ConnectionActor):
         self._drain(Drain(math.inf, error, b"max_age"))
 
     def _drain(self, drain: Drain) -> None:
+        self._leaves()
         self._farewell.finish(drain.error)
         self.keep(Wait.DRAIN, drain.seconds)
         if self._drained is not None:

@@ -6,7 +6,7 @@ Deadlines belong to the waiters: one whose time is up calls :meth:`Slots.leave`,
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 from actors.errors import Misuse
@@ -22,7 +22,7 @@ class Slots(Generic[K]):
         self.limit = limit
         self._holders: set[K] = set()
         # A plain dict looks for its first key behind all that were deleted before it.
-        self._waiting: OrderedDict[K, None] = OrderedDict()
+        self._waiting: OrderedDict[K, float] = OrderedDict()
 
     @property
     def held(self) -> int:
@@ -32,12 +32,22 @@ class Slots(Generic[K]):
     def waiting(self) -> int:
         return len(self._waiting)
 
+    @property
+    def line(self) -> Iterable[tuple[K, float]]:
+        """Those that wait, in order, and since when; 0.0 where nobody has set that down."""
+        return self._waiting.items()
+
+    def date(self, who: K, now: float) -> None:
+        """Set down that ``who`` waits since ``now``, if it does."""
+        if who in self._waiting:
+            self._waiting[who] = now
+
     def enter(self, who: K) -> bool:
         """Whether ``who`` has a slot now; if not, it waits behind those that wait already. Raises Misuse if twice."""
         if who in self._holders or who in self._waiting:
             raise Misuse(f"{who!r} holds a slot or waits for one already")
         if self._waiting or len(self._holders) >= self.limit:
-            self._waiting[who] = None
+            self._waiting[who] = 0.0
             return False
         self._holders.add(who)
         return True

@@ -83,6 +83,10 @@ class ConnectionStats:
     """Bytes of bodies that we take now, over all streams."""
     round_trips: Quantiles = field(factory=Quantiles)
     """Of the first SETTINGS and the last PINGs."""
+    side: str = ""
+    """``client`` or ``server``."""
+    local: str = ""
+    """Our own address."""
 
 
 class Totals:

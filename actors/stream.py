@@ -29,7 +29,7 @@ from actors.errors import (
     code_name,
 )
 from actors.headers import Headers, Pair, list_size
-from actors.mailbox import Ref, Understood
+from actors.mailbox import Ref, SystemMessage, Understood
 from actors.messages import (
     DataArrived,
     DrainBegan,
@@ -43,8 +43,10 @@ from actors.messages import (
     RoomMade,
     StreamFailed,
     StreamMessage,
+    TakePicture,
     TrailersArrived,
 )
+from actors.pictures import StreamPicture
 from actors.pieces import Pieces
 from actors.settings import Limits
 from actors.terms import Terms
@@ -69,6 +71,7 @@ class StreamActor(BodyActor[StreamMessage]):
     __slots__ = (
                 "_cancel_on_reset",
         "_connection",
+        "_ended_at",
         "_pieces",
         "_prepaid",
         "_queued",
@@ -148,6 +151,7 @@ class StreamActor(BodyActor[StreamMessage]):
         self._connection = connection
         self._pieces = Pieces()
         self._prepaid = 0
+        self._ended_at = 0.0
         self._unpaused = 0
         self._waiters: list[tuple[asyncio.Future[None], Callable[[], bool]]] = []
 
@@ -389,10 +393,13 @@ class StreamActor(BodyActor[StreamMessage]):
 
     async def read_trailers(self) -> Headers:
         """The trailers once the peer has ended its side; empty Headers where it sent none."""
-        await self.until(lambda: self.remote_ended)
+        await self.until(self._has_ended)
         if self.error is not None and not self.remote_ended:
             raise self.failure()
         return self.trailers
+
+    def _has_ended(self) -> bool:
+        return self.remote_ended
 
     def _took(self, size: int) -> None:
         paid = min(size, self._prepaid)
@@ -482,6 +489,8 @@ class StreamActor(BodyActor[StreamMessage]):
         if self.declared not in (None, self._queued):
             raise Misuse(f"content-length says {self.declared}, and {self._queued} bytes were sent on {self.name}")
         self.local_ended = True
+        if not self._cancel_on_reset:
+            self._ended_at = asyncio.get_running_loop().time()  # now it is the peer's turn
         self.command(EndStream(self.stream_id, trailers))
 
     def reset(self, code: int, error: LinkError | None = None) -> None:
@@ -489,6 +498,30 @@ class StreamActor(BodyActor[StreamMessage]):
         if self.error is None and not (self.remote_ended and self.local_ended):
             self.command(ResetStream(self.stream_id, code))
             self.fail(error or Closed(f"{self.name} was reset by us with {code_name(code)}"))
+
+    def _signalled(self, message: SystemMessage) -> None:
+        if isinstance(message, TakePicture):
+            message.reply.tell(self.picture())
+        else:
+            super()._signalled(message)
+
+    def picture(self) -> StreamPicture:
+        """What it looks like now."""
+        now = asyncio.get_running_loop().time()
+        reads = (self.has_input, self._has_more, self._has_ended)
+        conditions = [ready for _, ready in self._waiters]
+        return StreamPicture(
+            name=self.name,
+            stream_id=self.stream_id,
+            age=self._age(),
+            unread=max(self._pieces.size - self._prepaid, 0),
+            reading=any(each in reads for each in conditions),
+            asking=not self._cancel_on_reset and any(each not in (*reads, self.has_room) for each in conditions),
+            headed=self.head is not None,
+            local_ended=self.local_ended,
+            remote_ended=self.remote_ended,
+            ended=now - self._ended_at if self._ended_at else None,
+        )
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:
         return {

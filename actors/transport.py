@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from actors.errors import Misuse, TlsFailed
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, ConnectionLost, Peer, Socket, WritePaused, WriteResumed
+from actors.outlet import shown
 from actors.tls import ALPN, not_h2, tls_broken
 from actors.trace import Tracer
 
@@ -91,20 +92,18 @@ class SocketProtocol(asyncio.Protocol):
         self._say(WriteResumed())
 
     def _say(self, fact: ConnectionFact) -> None:
-        if self.tracer.on:
-            self.tracer.speak_as("socket")
-        self._tell(fact)
+        tracer = self.tracer
+        if tracer.on:
+            tracer.speak_as("socket")
+            self._tell(fact)
+            tracer.speak_as("caller")
+        else:
+            self._tell(fact)
 
 
 def _address(transport: asyncio.Transport) -> str:
     name = transport.get_extra_info("peername")
     return shown(name) if isinstance(name, tuple) else str(name or transport.get_extra_info("sockname") or "unix")
-
-
-def shown(address: tuple[Any, ...]) -> str:
-    """``HOST:PORT`` of a socket's address."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def set_user_timeout(socket: Socket, seconds: float) -> None:

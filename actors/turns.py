@@ -32,7 +32,7 @@ from actors.messages import (
     TraceOn,
     Watch,
 )
-from actors.trace import Envelope, Tracer
+from actors.trace import Entry, TraceEvent, Tracer, number_of, summary_of, take
 
 logger: Final = logging.getLogger("muxlink.actor")
 
@@ -72,7 +72,7 @@ class TurnActor(Actor[M]):
         """The actors that this one started and that have not ended, by name."""
         self.shutdown_timeout = shutdown_timeout
         """Seconds that children have for ending when this actor ends."""
-        self._batch: deque[M | Envelope] = deque()
+        self._batch: deque[M | Entry] = deque()
         # The loop holds those that will ring; those that were cancelled need no keeping.
         self._timers: WeakSet[asyncio.TimerHandle] = WeakSet()
         self._suspended = False
@@ -121,7 +121,7 @@ class TurnActor(Actor[M]):
         if self._watched(message):
             return True
         if self.tracer.on and isinstance(message, Halt) and not self._halted:
-            self._halt_event = self.tracer.told(self.name, message)
+            self._halt_event = self.tracer.noted(self.name, message)
         if self.mailbox.signal(message):
             return True
         if isinstance(message, GetState):
@@ -213,10 +213,10 @@ class TurnActor(Actor[M]):
         late = perf_counter() + SECONDS_PER_TURN
         for _ in range(min(len(batch), MESSAGES_PER_TURN)):
             message = batch.popleft()
-            if type(message) is Envelope:
-                event = self._event = message.event
-                tracer.speak_as(self.name, event)
-                message = cast("M", message.message)
+            if type(message) is Entry:
+                event = self._event = number_of(message)
+                tracer.actor, tracer.event = self.name, event
+                message = cast("M", take(message, tracer.clock()))
             elif event:
                 # It was told while nobody traced.
                 event = self._event = 0
@@ -296,10 +296,11 @@ class TurnActor(Actor[M]):
         batch, tracer = self._batch, self.tracer
         for _ in range(min(len(batch), MESSAGES_PER_TURN)):
             item = batch.popleft()
-            tracing = type(item) is Envelope
-            if tracing:
-                tracer.speak_as(self.name, cast("Envelope", item).event)
-            self._late(cast("Envelope", item).message if tracing else item)
+            if type(item) is Entry:
+                tracer.speak_as(self.name, number_of(item))
+                self._late(take(item, tracer.clock()))
+            else:
+                self._late(item)
         tracer.speak_as("caller")
 
     def _late(self, message: object) -> None:
@@ -347,6 +348,14 @@ class TurnActor(Actor[M]):
 
     def _last_event(self) -> int:
         return self._event
+
+    def _unhandled(self) -> Iterator[tuple[str, str]]:
+        for item in itertools.chain(self._batch, self.mailbox.waiting()):
+            if type(item) is Entry:
+                event = TraceEvent(item)
+                yield event.type, event.summary
+            else:
+                yield type(item).__name__, summary_of(item)
 
     def _state(self) -> ActorState:
         if self.exited is not None:

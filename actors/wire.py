@@ -18,7 +18,9 @@ Theory of operation
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from h2.config import H2Configuration
@@ -31,6 +33,7 @@ from actors.headers import Pair
 from actors.inbox import MAX_STREAM_ID, Fact, Inbox, StreamFact
 from actors.ledger import DEFAULT_WINDOW, Ledger
 from actors.outbox import BYTES_PER_PUMP, Outbox
+from actors.pictures import StreamOnWire, WirePicture
 from actors.protocol import Protocol
 from actors.records import Record, Records
 from actors.settings import Limits
@@ -43,6 +46,8 @@ ASSUMED_MAX_STREAMS: Final = 100
 MAX_DEBUG_DATA: Final = 512
 """Bytes of a GOAWAY's debug data, either way."""
 LARGEST_FRAME: Final = 2**24 - 1
+MOST_SHOWN: Final = 1000
+"""Streams in a picture: what it takes is a few milliseconds at most."""
 HEADER_LIST_SLACK: Final = 4
 """How many times our limit of a header list h2 decodes: what is between costs its stream, what is above all of them."""
 _H2_UNLIMITED: Final = 2**31 - 1
@@ -117,6 +122,20 @@ class Wire:
         return self._inbox.last_own_id
 
     @property
+    def heads(self) -> list[bytes] | None:
+        """Where the nine bytes before the payload of each frame that is read are noted; None: nowhere."""
+        return self._inbox.heads
+
+    @heads.setter
+    def heads(self, heads: list[bytes] | None) -> None:
+        self._inbox.heads = heads
+
+    @property
+    def frames_arrived(self) -> int:
+        """Frames that were read."""
+        return self._inbox.frames
+
+    @property
     def progress(self) -> int | None:
         """How many frames came, while one that is no DATA, or a header block, has begun and is not all there."""
         return self._inbox.frames if self._inbox.gate.unfinished else None
@@ -129,8 +148,12 @@ class Wire:
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Put out the preface and SETTINGS (RFC 9113, 3.4), and open the connection's window."""
+    def start(self, clock: Callable[[], float] = float) -> None:
+        """Put out the preface and SETTINGS (RFC 9113, 3.4), and open the connection's window.
+
+        ``clock`` is looked at when a stream has to wait, and dates that for :meth:`look`.
+        """
+        self._records.clock = clock
         limits = self.limits
         promised = self._settings(limits)
         promised[SettingCodes.ENABLE_PUSH] = int(self.push_allowed)
@@ -212,8 +235,11 @@ class Wire:
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
-    def open(self, head: list[Pair], *, end: bool, weight: int = 16) -> int | None:
-        """Send a request's HEADERS on a new stream and return its id; None when the ids have run out."""
+    def open(self, head: list[Pair], *, end: bool, weight: int = 16, opened: float = 0.0) -> int | None:
+        """Send a request's HEADERS on a new stream and return its id; None when the ids have run out.
+
+        ``opened`` is now, where the request had to wait for this.
+        """
         last = self._inbox.last_own_id
         stream_id = last + 2 if last else 1
         if stream_id > MAX_STREAM_ID or self.broken is not None:
@@ -221,7 +247,7 @@ class Wire:
         self._h2.send_headers(stream_id, head, end_stream=end)
         self._inbox.last_own_id = stream_id
         method = head[0][1]
-        record = Record(stream_id, weight, ending=end, local_ended=end)
+        record = Record(stream_id, weight, ending=end, local_ended=end, opened=opened)
         record.bodyless, record.tunnel = method == b"HEAD", method == b"CONNECT"
         if self.push_allowed:
             record.authority = head[1][1]
@@ -281,6 +307,8 @@ class Wire:
         record = self._records.get(stream_id)
         if record is not None and self.broken is None:
             self._ledger.pay(record, size)
+            if record.owed:
+                record.kept = self._records.clock()
 
     def release(self, stream_id: int, code: int = ErrorCode.NO_ERROR) -> bool:
         """The stream's actor has ended: let its queue go out if ``code`` is NO_ERROR, then forget the stream.
@@ -385,6 +413,22 @@ class Wire:
         """Streams with an actor or with bytes that are still to go out."""
         return len(self._records)
 
+    def look(self, now: float) -> WirePicture:
+        """What the two ends owe each other; of very many streams those that hold the most."""
+        initial = self._h2.remote_settings.initial_window_size
+        windows, records = self._outbox.windows, list(self._records)
+        if (left_out := len(records) - MOST_SHOWN) > 0:
+            records = heapq.nlargest(MOST_SHOWN, records, lambda it: it.queued + it.owed + windows(it, initial)[1])
+        return WirePicture(
+            client=self.client,
+            streams=tuple(_shown(each, *windows(each, initial), now) for each in records),
+            left_out=max(left_out, 0),
+            send_window=self.send_window,
+            send_used=self._outbox.outstanding,
+            receive_window=self.receive_window,
+            receive_used=self._ledger.outstanding,
+        )
+
     def _flush(self) -> None:
         self._inbox.keep()
 
@@ -403,3 +447,23 @@ class Wire:
         if self.broken is None:
             self._ledger.settle(record)
         self._inbox.forget(record)
+
+
+def _shown(record: Record, window: int, outstanding: int, now: float) -> StreamOnWire:
+    def since(at: float) -> float | None:
+        return now - at if at else None
+
+    return StreamOnWire(
+        stream_id=record.id,
+        queued=record.queued,
+        still=since(record.moved) if record.queued else None,
+        window=window,
+        outstanding=outstanding,
+        owed=record.owed,
+        kept=since(record.kept) if record.owed else None,
+        came=since(record.came),
+        opened=since(record.opened),
+        ending=record.ending,
+        local_ended=record.local_ended,
+        remote_ended=record.remote_ended,
+    )

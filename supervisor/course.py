@@ -99,7 +99,9 @@ class Course:
             if not place.done():
                 place.set_exception(self._truthful(error.with_outcome(Outcome.NOT_SENT)))
 
-        waiter = Waiter(grant, fail, patient=self._patient, avoid=self._avoid)
+        waiter = Waiter(
+            grant, fail, patient=self._patient, avoid=self._avoid, name=self._outgoing.name, since=self._loop.time()
+        )
         try:
             keeper.pool.queue(waiter)
         except LinkError as error:

@@ -9,10 +9,12 @@ from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Final, Self
 
+from attrs import evolve
+
 from actors.addresses import Endpoint
 from actors.bodies import Outgoing, prepare, request
 from actors.client_stream import ClientStream
-from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse
+from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse, RemoteError
 from actors.exchange import OutgoingBody, Response
 from actors.headers import HeaderInput
 from actors.mailbox import Ref, Reply, closed_error
@@ -20,17 +22,21 @@ from actors.messages import Exited, SendPing
 from actors.renewal import TlsFiles
 from actors.settings import Backoff, Health, Limits, Retry, Tls, check_debug, check_kind, check_limits
 from actors.tls import client_side
-from actors.trace import Tracer
+from actors.trace import Tracer, flight_recorder
 from supervisor.census import Plain, census
 from supervisor.course import Course, Opening
 from supervisor.endpoints import parse_urls
+from supervisor.explanation import Explanation
 from supervisor.health import PingStrikes
+from supervisor.inspection import look
 from supervisor.keeper import Keeper
 from supervisor.link_state import Changes, LinkState, States
 from supervisor.orders import AskReady, ConnectNow, LetHold, ShutDown
+from supervisor.pool import Phase
 from supervisor.retry import Budget
 from supervisor.roster import Service
 from supervisor.stats import LinkStats
+from supervisor.why import LinePicture, explain
 
 _numbers: Final = itertools.count(1)
 MOST_CONNECTIONS: Final = 10_000
@@ -70,6 +76,7 @@ class Link:
         health: Health | None = None,
         backoff: Backoff | None = None,
         retry: Retry | None = None,
+        record: bool = True,
     ) -> None:
         """``url`` is ``http://HOST[:PORT]``, ``https://`` for TLS, or ``unix:PATH``; several are places of one service.
 
@@ -77,7 +84,8 @@ class Link:
         beside some that may be suspect or on their way out.
         ``wait_for_ready``: requests wait, within their time, where none can be made, instead of failing at once.
         ``tls`` says how TLS is done; for a Unix socket, that it is. The files that it names are read at once, and again
-        when they have changed. Raises Misuse for what can never work.
+        when they have changed. ``record`` keeps the newest messages of all actors in the event loop's flight recorder
+        (:func:`~actors.trace.flight_recorder`). Raises Misuse for what can never work.
         """
         self.endpoints = parse_urls(url)
         most = connections if max_connections is None else max_connections
@@ -87,7 +95,7 @@ class Link:
             raise Misuse(
                 f"max_connections is a number from connections ({connections}) to {MOST_CONNECTIONS}, not {most!r}"
             )
-        for name, flag in (("push", push), ("wait_for_ready", wait_for_ready)):
+        for name, flag in (("push", push), ("wait_for_ready", wait_for_ready), ("record", record)):
             if type(flag) is not bool:
                 raise Misuse(f"{name} is True or False, not {flag!r}")
         self.limits = limits if limits is not None else Limits()
@@ -109,6 +117,7 @@ class Link:
         self._shared_authority = self._authority.encode() if several else None
         """What a request's head says before it is known which of several places it goes to."""
         self._patient = wait_for_ready
+        self._record = record
         self._states = States()
         self._budget = Budget(self.retry)
         self._pings = PingStrikes(self.health)
@@ -174,6 +183,8 @@ class Link:
             raise Closed.because(str(self._closed), self._closed.__cause__)
         if not self._started:
             self._started = True
+            if self._record:
+                self.tracer.record(flight_recorder(asyncio.get_running_loop()))
             self._keeper.start(Ref("link", self._ended))
 
     def _ended(self, exited: Exited) -> None:
@@ -204,6 +215,35 @@ class Link:
     async def census(self) -> list[Plain]:
         """Its actors, each behind its parent, as :func:`~supervisor.census.census` gives them; none where none live."""
         return await census(self._keeper.ref) if self._started else []
+
+    async def why(self, stream: str | None = None) -> list[Explanation]:
+        """For each request that waits: what for, since when, and who could end it; none where none does.
+
+        With ``stream``, the name of one such as ``link-1/request-7``, about that alone, also where it merely runs.
+        """
+        if not self._started or self._keeper.exited is not None:
+            return []
+        members = self._keeper.members.values()
+        found = await look(self.name, [each.route.connection for each in members])
+        return explain(evolve(found, line=self._line()), stream)
+
+    def _line(self) -> LinePicture:
+        """Who waits for a connection, and why."""
+        now, stats, pool = asyncio.get_running_loop().time(), self._keeper.stats(), self._pool
+        cause = self._states.cause
+        return LinePicture(
+            state=self._states.state.name,
+            # What a peer said may hold anything.
+            cause=type(cause).__name__ if isinstance(cause, RemoteError) else str(cause or ""),
+            where=self._keeper.where,
+            dialling=stats.connections_by_state.get("dialling", 0),
+            starting=stats.connections_by_state.get(Phase.STARTING.value, 0),
+            ready=len(pool.members),
+            allowed=sum(each.limit for each in pool.members),
+            load=sum(each.load for each in pool.members),
+            waiting=tuple((each.name, now - each.since) for each in pool.line),
+            max_pending=self.limits.max_pending,
+        )
 
     def connect_now(self) -> None:
         """Try at once, instead of waiting for the next attempt's time. Raises Closed."""

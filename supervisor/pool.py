@@ -109,7 +109,7 @@ class Member(Generic[K]):
 class Waiter(Generic[K]):
     """One who waits for a place."""
 
-    __slots__ = ("avoid", "fail", "grant", "patient")
+    __slots__ = ("avoid", "fail", "grant", "name", "patient", "since")
 
     def __init__(
         self,
@@ -118,7 +118,13 @@ class Waiter(Generic[K]):
         *,
         patient: bool,
         avoid: Collection[K] = (),
+        name: str = "",
+        since: float = 0.0,
     ) -> None:
+        self.name = name
+        """The name of its request."""
+        self.since = since
+        """When it began to wait."""
         self.grant = grant
         """Takes the place; False where nobody waits for it any more."""
         self.fail = fail
@@ -171,6 +177,11 @@ class Pool(Generic[K]):
     def waiting(self) -> int:
         """Requests that wait."""
         return len(self._waiting)
+
+    @property
+    def line(self) -> tuple[Waiter[K], ...]:
+        """Those, in order."""
+        return tuple(self._waiting)
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

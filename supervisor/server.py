@@ -26,10 +26,13 @@ from actors.messages import ActorState, ChangeLimits, Drain, Socket
 from actors.server_stream import Handler
 from actors.settings import Health, Limits, Tls, check_debug, check_health, check_limits
 from actors.tls import TlsSide, server_side
-from actors.trace import Tracer
+from actors.trace import Tracer, flight_recorder
 from supervisor.census import Plain, census
+from supervisor.explanation import Explanation
 from supervisor.health import PingMonitor, PingStrikes
+from supervisor.inspection import look
 from supervisor.stats import ServerStats
+from supervisor.why import explain
 
 HOST: Final = "127.0.0.1"
 NOWHERE: Final = "none: the server listens to nothing, its connections come by adopt()"
@@ -68,6 +71,7 @@ class Server:
         limits: Limits | None = None,
         health: Health | None = None,
         freed: Callable[[], object] | None = None,
+        record: bool = True,
     ) -> None:
         """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``.
 
@@ -76,7 +80,8 @@ class Server:
         also for one that was refused, or never got through its handshake.
 
         The files that ``tls`` names are read at once, and never again. ``health`` says when silent clients are asked
-        for a sign of life, and how often clients may ask us.
+        for a sign of life, and how often clients may ask us. ``record`` keeps the newest messages of all actors in the
+        event loop's flight recorder (:func:`~actors.trace.flight_recorder`).
         """
         if type(port) is not int or not 0 <= port <= 65_535:
             raise Misuse(f"a port is from 0 to 65535, not {port!r}")
@@ -108,6 +113,7 @@ class Server:
             monitor=partial(PingMonitor, self.health), doorkeeper=partial(PingStrikes, self.health),
         )  # fmt: skip
         self._freed = freed
+        self._record = record
         self._sockets: Acceptor | None = None
         self._entered = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -142,6 +148,16 @@ class Server:
         """Its actors, each behind its parent, as :func:`~supervisor.census.census` gives them; none where none live."""
         return await census(self._listener.ref) if self._began is not None else []
 
+    async def why(self, stream: str | None = None) -> list[Explanation]:
+        """For each stream that waits: what for, since when, and who could end it; none where none does.
+
+        With ``stream``, the name of one such as ``server-1/connection-3/stream-5``, about that alone, also where it
+        merely runs.
+        """
+        if self._began is None or self._listener.exited is not None:
+            return []
+        return explain(await look(self._listener.name, self._listener.children.values()), stream)
+
     def stats(self) -> ServerStats:
         """Its figures as they are, at any time: also before it is entered, and once it is closed."""
         now = self._loop.time() if self._loop is not None else 0.0
@@ -161,6 +177,9 @@ class Server:
         if self._entered:
             raise Misuse("a Server serves once: make another")
         self._entered = True
+        self._loop = asyncio.get_running_loop()
+        if self._record:
+            self.tracer.record(flight_recorder(self._loop))
         self._sockets = await listen(
             self.tracer, self._listener.connected, host=self.host, port=self._port, path=self.path,
             given=self._given, limits=self.limits, tls=self._tls, refused=self._listener.totals.refuse,
@@ -169,7 +188,6 @@ class Server:
         if self.path is None and self._given is None:
             self._port = self._sockets.sockets[0].getsockname()[1]
         self._listener.start()
-        self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         return self
 

@@ -102,6 +102,21 @@ def test_the_example_of_an_own_process_is_killed_and_goes_on() -> None:
     ]
 
 
+def test_the_example_of_a_stall_names_the_window_and_the_culprits_on_both_sides() -> None:
+    done = run("-m", "examples.stall")
+    complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing ")]
+    assert (done.returncode, complaints) == (0, [])
+    client, server = done.stdout.removeprefix("The client says:").split("The server says:")
+    said = " ".join(client.split())
+    assert "link-1/request-3 (stream 5) waits for the connection's send window, since " in said
+    assert "65,536 bytes are used up by stream 1 (32,768), stream 3 (32,768), which the peer does not read" in said
+    said = " ".join(server.split())
+    assert said.count("waits for its handler, since ") == 2
+    assert "server-1/connection-1/stream-5 waits for the connection's receive window, since " in said
+    assert "stream-1 (32,768), server-1/connection-1/stream-3 (32,768), whose handlers do not read" in said
+    assert done.stdout.splitlines()[-1] == "The upload: 8 bytes"
+
+
 def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
     shown = [code for kind, code in blocks() if kind == "python" and code not in dict(programs())]
     assert len(shown) == 1
@@ -110,7 +125,7 @@ def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
 
 def test_each_example_is_run_by_a_test() -> None:
     # hello is served by the tests of the command line
-    run_by_tests = {"hello", "core", "whoami", "own_actor", "own_process"}
+    run_by_tests = {"hello", "core", "whoami", "own_actor", "own_process", "stall"}
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} == run_by_tests
 
 

@@ -11,11 +11,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = {
     "actors": (
-        *("errors", "settings", "headers", "arrived", "trace", "mailbox", "messages", "actor", "turns", "slots"),
+        *("errors", "settings", "headers", "arrived", "trace", "mailbox", "pictures", "messages", "actor", "turns"),
+        "slots",
         *("memory", "terms", "frames", "compression", "protocol", "records", "guard", "ledger", "outbox", "inbox"),
         *("wire",),
         *("commands", "pieces", "stream", "exchange", "server_stream", "client_stream", "bodies"),
-        *("stats", "patience", "bursts", "outlet", "pulse", "changes", "farewell", "connection", "client", "serving"),
+        *("stats", "patience", "bursts", "outlet", "pulse", "changes", "farewell", "frame_log"),
+        *("connection", "client", "serving"),
         *("tls", "renewal", "addresses", "transport", "dialling", "acceptor", "listener"),
     ),
     "supervisor": (
@@ -27,7 +29,9 @@ ORDER = {
             "attempts",
             "placing",
             "census",
+            "explanation",
             "why",
+            "inspection",
             "tracing",
             "children",
             "tree",
@@ -59,7 +63,8 @@ NEVER_ASYNCIO = {
         for name in ("compression", "protocol", "records", "guard", "ledger", "outbox", "inbox", "wire", "pieces")
     ),
     *(f"actors.{name}" for name in ("stats", "patience", "bursts", "outlet", "pulse", "changes", "farewell")),
-    *(f"supervisor.{name}" for name in ("restart", "health", "retry")),
+    *("actors.frame_log", "actors.pictures"),
+    *(f"supervisor.{name}" for name in ("restart", "health", "retry", "explanation", "why")),
 }
 LIBRARIES = {"h2", "attrs"}
 RESTRICTED = {"hpack": {"actors.headers", "actors.inbox", "actors.compression"}, "hyperframe": {"actors.protocol"}}

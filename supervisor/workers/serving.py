@@ -16,8 +16,9 @@ from typing import Final, TextIO
 from actors.acceptor import allow_open_files
 from actors.errors import LinkError, ListenFailed, Misuse
 from actors.mailbox import Ref
+from actors.outlet import shown
 from actors.tls import server_side
-from actors.transport import bind_tcp, bind_unix, reason_of, shown
+from actors.transport import bind_tcp, bind_unix, reason_of
 from supervisor.census import census
 from supervisor.control import ControlServer
 from supervisor.endpoints import UNIX_PREFIX, parse_bind

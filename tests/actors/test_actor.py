@@ -1050,7 +1050,7 @@ async def test_system_messages_are_answered_within_a_turn_behind_a_backlog_of_10
     ref.signal(TraceOn(seen.append))
     await turns(1)
     ref.tell("traced")
-    assert [event.message for event in seen] == ["str"]
+    assert [event.type for event in seen] == ["str"]
     ref.signal(TraceOff(seen.append))
     await turns(1)
     ref.tell("not traced")
@@ -1226,7 +1226,7 @@ async def test_from_every_event_one_can_walk_back_to_what_began_it() -> None:
         chain = recorder.chain(event.id)
         assert chain[-1].cause == 0, f"{event} has lost its cause"
     assert roots(recorder) == {"socket", "timer", "caller"}
-    where = {(event.sender, event.receiver, event.message, event.dead): event.id for event in recorder}
+    where = {(event.sender, event.receiver, event.type, event.dead): event.id for event in recorder}
 
     def way(*key: Any) -> list[str]:
         return [f"{event.sender}>{event.receiver}" for event in recorder.chain(where[key])]
@@ -1261,7 +1261,7 @@ async def test_what_an_actor_says_as_it_begins_and_as_it_ends_has_its_cause() ->
     await parent.stop()
     await turns()
     said = [event for event in recorder if event.sender == "talker" and event.receiver == "heard"]
-    assert [[f"{e.sender}>{e.receiver}:{e.message}" for e in recorder.chain(event.id)] for event in said] == [
+    assert [[f"{e.sender}>{e.receiver}:{e.type}" for e in recorder.chain(event.id)] for event in said] == [
         ["talker>heard:str", "socket>parent:Do"],
         ["talker>heard:str", "parent>talker:Halt", "caller>parent:Halt"],
     ]

@@ -278,7 +278,7 @@ def test_a_dead_letter_is_traced_once_and_its_cause_is_its_own_telling(
     tracer.speak_as("socket")
     mailbox.tell("lost")
     told = next(iter(recorder)).id
-    tracer.speak_as("stranger", tracer.told("stranger", "something else"))
+    tracer.speak_as("stranger", tracer.noted("stranger", "something else"))
     lose(mailbox)
     dead = [event for event in recorder if event.dead]
     assert dead[0].cause == told

@@ -123,7 +123,8 @@ def test_system_messages_are_in_no_actors_protocol_and_ordinary_ones_in_one_at_l
     ordinary = {kind for union in UNIONS.values() for kind in get_args(union)}
     assert not [kind for kind in ordinary if issubclass(kind, SystemMessage)]
     assert {kind.__name__ for kind in every_message() if issubclass(kind, SystemMessage)} == {
-        "Halt", "Kill", "GetState", "Suspend", "Resume", "TraceOn", "TraceOff", "Watch", "Unwatch",
+        "Halt", "Kill", "GetState", "TakePicture", "Suspend", "Resume", "TraceOn", "TraceOff", "Watch",
+            "Unwatch",
     }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from actors.errors import StreamReset
 from actors.mailbox import Mailbox
-from actors.messages import StreamFailed
-from actors.trace import MAX_SUMMARY, Envelope, Recorder, TraceEvent, Tracer, summary_of
+from actors.messages import RoomMade, StreamFailed
+from actors.trace import MAX_SUMMARY, Entry, Recorder, TraceEvent, Tracer, summary_of, take
 
 
 @frozen
@@ -43,23 +43,42 @@ def recorded(max_bytes: int = 1_000_000) -> tuple[Tracer, Recorder]:
 def test_a_message_becomes_an_event_that_names_who_told_whom_what_when_and_why() -> None:
     tracer, recorder = recorded()
     tracer.speak_as("socket")
-    first = tracer.told("connection", Note("9 bytes"))
+    first = tracer.noted("connection", Note("9 bytes"))
     tracer.speak_as("connection", first)
-    second = tracer.told("stream", Plain("hidden"), dead=True)
-    assert list(recorder) == [
-        TraceEvent(first, 0.0, "socket", "connection", "Note", "9 bytes", 0),
-        TraceEvent(second, 1.0, "connection", "stream", "Plain", "", first, dead=True),
-    ]
+    tracer.told("stream", Plain("hidden"), dead=True)
+    one, other = recorder
+    assert (one.id, one.time, one.sender, one.receiver, one.type, one.summary, one.cause, one.dead) == (
+        *(first, 0.0, "socket", "connection", "Note", "9 bytes", 0, False),
+    )
+    assert (other.id, other.time, other.sender, other.receiver, other.type, other.summary, other.cause, other.dead) == (
+        *(first + 1, 1.0, "connection", "stream", "Plain", "", first, True),
+    )
+    assert "connection -> stream: Plain '', because of 1, dead" in repr(other)
+
+
+async def test_an_event_says_when_it_was_taken_and_lets_go_of_what_may_be_large() -> None:
+    tracer, recorder = recorded()
+    mailbox: Mailbox[Note | RoomMade] = Mailbox("worker", tracer)
+    note, room = Note("large"), RoomMade(5)
+    mailbox.tell(note)
+    mailbox.tell(room)
+    large, small = recorder
+    assert (large.message, large.taken, small.taken) == (note, None, None)
+    for each in await mailbox.take():
+        assert isinstance(each, Entry)
+        take(each, 9.0)
+    assert (large.message, large.taken, large.summary) == (None, 9.0, "large")
+    assert (small.message, small.taken, small.summary) == (room, 9.0, "5 bytes")
 
 
 def test_the_chain_of_an_event_leads_back_to_where_it_began() -> None:
     """T2 (the recorder's part): from any event one can walk back to what began it."""
     tracer, recorder = recorded()
     tracer.speak_as("socket")
-    event = tracer.told("a", Note("0"))
+    event = tracer.noted("a", Note("0"))
     for number in range(1, 50):
         tracer.speak_as("a", event)
-        event = tracer.told("a", Note(str(number)))
+        event = tracer.noted("a", Note(str(number)))
         tracer.told("b", Note("aside"))
     chain = recorder.chain(event)
     assert [link.summary for link in chain] == [str(number) for number in range(49, -1, -1)]
@@ -72,7 +91,7 @@ def test_a_chain_ends_where_the_ring_forgot() -> None:
     event = 0
     for _ in range(1000):
         tracer.speak_as("a", event)
-        event = tracer.told("a", Plain(""))
+        event = tracer.noted("a", Plain(""))
     assert 0 < len(recorder.chain(event)) == len(recorder) < 1000
 
 
@@ -106,7 +125,7 @@ def test_what_the_recorder_says_it_holds_is_no_less_than_what_it_takes(text: str
     try:
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(6_000):
-            tracer.told("connection", make())
+            tracer.noted("connection", make())
         held = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
@@ -228,7 +247,10 @@ async def test_only_messages_told_while_tracing_travel_in_an_envelope() -> None:
     mailbox.tell("traced")
     tracer.detach(recorder)
     mailbox.tell("after")
-    assert list(await mailbox.take()) == ["before", Envelope(1, "traced"), "after"]
+    before, traced, after = await mailbox.take()
+    assert (before, after) == ("before", "after")
+    assert isinstance(traced, Entry)
+    assert take(traced, 1.0) == "traced"
 
 
 def test_an_error_in_a_trace_is_told_in_one_bounded_line() -> None:
