@@ -206,6 +206,10 @@ class FakeTree:
     async def _reload(self) -> None:
         self.generation += 1
         self.restarts += self.fate == "one fails in the reload"
+        if self.fate == "a request is sent twice":
+            while self.fate:
+                await asyncio.sleep(demo.PROGRESS_INTERVAL)
+            await asyncio.sleep(4 * demo.PROGRESS_INTERVAL)  # a backoff, and it has gone again
         for old in list(self.workers):
             if self.fate == "no overlap":
                 await self.dismiss(old)
