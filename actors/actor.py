@@ -36,7 +36,7 @@ from actors.messages import (
     Unwatch,
     Watch,
 )
-from actors.trace import Tracer, take
+from actors.trace import Tracer
 
 logger: Final = logging.getLogger("muxlink.actor")
 
@@ -319,7 +319,7 @@ class BodyActor(Actor[M]):
         if self.exited is not None:
             self.dead_letters += 1
             if self.tracer.on:
-                take(self.tracer.told(self.name, message, dead=True), None)
+                self.tracer.noted(self.name, message, dead=True)
             return False
         if self.tracer.on:
             self._cause_event = self.tracer.noted(self.name, message)

@@ -5,8 +5,6 @@ To add a command, write a class here. Each tolerates a stream that has closed me
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from attrs import field, frozen
 
 from actors.errors import ErrorCode, code_name
@@ -93,7 +91,6 @@ class Respond(WireCommand):
 class ResetStream(WireCommand):
     """RST_STREAM; what was queued is dropped."""
 
-    small: ClassVar[bool] = True
     stream_id: int
     code: int = ErrorCode.CANCEL
 
@@ -108,7 +105,6 @@ class ResetStream(WireCommand):
 class ReturnCredit(WireCommand):
     """``size`` bytes were read: the peer may send as many more."""
 
-    small: ClassVar[bool] = True
     stream_id: int
     size: int
 

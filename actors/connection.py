@@ -150,7 +150,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
         self._farewell.plan(self.limits.max_connection_age, now, now)
         self._look(now)
         if self.tracer.on:
-            self._frames.began(self._outlet.local, self.peer.address)
+            self._frames.began(self._outlet.local, self.peer, self._pulse.monitor)
         self.wire.start(self._loop.time)
         self._changes.sent(None, now + self.limits.settings_timeout)
         self.settle()

@@ -6,15 +6,14 @@ beside each other by that alone. Works only while somebody traces, and holds no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from actors.frames import HEADER_SIZE, PREFACE
-from actors.messages import ConnectionBegan, FramesArrived, FramesSent
+from actors.messages import ConnectionBegan, FramesArrived, FramesSent, Peer
 from actors.trace import Tracer
 from actors.wire import Wire
 
-FRAMES_PER_EVENT: Final = 16
+FRAMES_PER_EVENT: Final = 64
 """Frames that one event of the trace tells of, so that its size is bounded."""
 UNKNOWN: Final = 0
 """The number of a frame before which others went out unseen."""
@@ -32,12 +31,14 @@ class FrameLog:
         self._sent = 0
         self._blind = False
 
-    def began(self, local: str, peer: str) -> None:
+    def began(self, local: str, peer: Peer, monitor: object = None) -> None:
         """The connection has its socket."""
-        tracer = self._tracer
+        tracer, wire = self._tracer, self._wire
         speaker, event = tracer.actor, tracer.event
         tracer.speak_as("socket", event)
-        began = tracer.noted(self._name, ConnectionBegan("client" if self._wire.client else "server", local, peer))
+        side = "client" if wire.client else "server"
+        message = ConnectionBegan(side, local, peer.address, peer.alpn, wire.limits, wire.push_allowed, monitor)
+        began = tracer.noted(self._name, message)
         tracer.speak_as(speaker, began)
 
     def watch(self, yes: bool) -> None:
@@ -58,7 +59,7 @@ class FrameLog:
 
     def sent(self, data: bytes) -> None:
         """Tell of what goes out: whole frames, and the client's preface before the first."""
-        heads = list(_heads(data))
+        heads = _heads(data)
         for at in range(0, len(heads), FRAMES_PER_EVENT):
             some = heads[at : at + FRAMES_PER_EVENT]
             first = UNKNOWN if self._blind else self._sent + 1
@@ -70,9 +71,10 @@ class FrameLog:
         self._blind = True
 
 
-def _heads(data: bytes) -> Iterator[bytes]:
+def _heads(data: bytes) -> list[bytes]:
+    heads, end = [], len(data)
     at = len(PREFACE) if data.startswith(PREFACE) else 0
-    while at < len(data):
-        head = data[at : at + HEADER_SIZE]
-        yield head
-        at += HEADER_SIZE + int.from_bytes(head[:3])
+    while at < end:
+        heads.append(data[at : at + HEADER_SIZE])
+        at += HEADER_SIZE + (data[at] << 16 | data[at + 1] << 8 | data[at + 2])
+    return heads

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar, cast, get_args
 from attrs import frozen
 
 from actors.errors import Closed, LimitReached, LinkError, Misuse
-from actors.trace import Entry, Tracer, number_of, summary_of, take
+from actors.trace import Entry, Tracer, number_of, summary_of
 
 logger: Final = logging.getLogger("muxlink.mailbox")
 
@@ -233,7 +233,7 @@ class Mailbox(Generic[M]):
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("dead letter for %s: %s %s", self.name, type(message).__name__, summary_of(message))
         if self.tracer.on:
-            take(self.tracer.told(self.name, message, dead=True), None)
+            self.tracer.noted(self.name, message, dead=True)
 
     def put_away(self, told: deque[Any], most: int) -> None:
         """Bury the first ``most`` of ``told``, messages taken in before: what told each is its dead letter's cause."""
@@ -243,7 +243,7 @@ class Mailbox(Generic[M]):
             item = told.popleft()
             if type(item) is Entry:
                 tracer.speak_as(self.name, number_of(item))
-                self.bury(take(item, None))
+                self.bury(tracer.take(item, dead=True))
             else:
                 tracer.speak_as(self.name)
                 self.bury(item)

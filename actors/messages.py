@@ -144,7 +144,6 @@ class Unwatch(SystemMessage):
 class Opened:
     """Our HEADERS went out: the request has a stream, and from now on the peer may act on it."""
 
-    small: ClassVar[bool] = True
     stream_id: int
 
     def summary(self) -> str:
@@ -205,7 +204,6 @@ class PeerReset:
 class RoomMade:
     """``size`` bytes of the stream's queue went out."""
 
-    small: ClassVar[bool] = True
     size: int
 
     def summary(self) -> str:
@@ -369,6 +367,12 @@ class ConnectionBegan:
     """``client`` or ``server``."""
     local: str
     peer: str
+    # What a replay needs to begin it again.
+    alpn: str | None = field(default=None, repr=False)
+    limits: Limits | None = field(default=None, repr=False)
+    push: bool = field(default=False, repr=False)
+    monitor: object = field(default=None, repr=False)
+    """Who decides about its health; None where nobody does."""
 
     def summary(self) -> str:
         return f"{self.side}: {self.local} to {self.peer}"
@@ -378,7 +382,7 @@ class ConnectionBegan:
 class Frames:
     """Frames that went over the wire one after the other; TCP keeps their order, so both ends number them alike."""
 
-    small: ClassVar[bool] = True
+    held: ClassVar[bool] = True
     first: int
     """The number of the first, from 1 on, among all that this connection had in this direction."""
     heads: bytes = field(repr=False)

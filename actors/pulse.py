@@ -108,6 +108,11 @@ class Pulse:
         self.round_trips = Recent()
         """Of PINGs, and before them of the first SETTINGS."""
 
+    @property
+    def monitor(self) -> Monitor | None:
+        """Who decides; None where nobody does."""
+        return self._monitor
+
     def ask(self, reply: Reply[float] | None, now: float) -> None:
         """Send a PING, unless one is out; all who ask while it is on its way share its answer."""
         if reply is not None:

@@ -4,19 +4,20 @@ One :class:`Tracer` serves one tree of actors on one event loop. While nothing i
 per message. While something is, every message told becomes a :class:`TraceEvent` that names its cause: the event that
 its sender was handling. Following ``cause`` leads back to the bytes, the timer or the call that began it all.
 
-The :class:`Recorder` is always on unless it is switched off, so what it costs counts: an event is made once, is what
-waits in the mailbox, and says what it knows only when it is asked (the benchmark ``trace``).
+The :class:`Recorder` is always on unless it is switched off, so what it costs counts (the benchmark ``trace``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
 logger: Final = logging.getLogger("muxlink.trace")
@@ -24,32 +25,68 @@ logger: Final = logging.getLogger("muxlink.trace")
 MAX_SUMMARY: Final = 200
 RING_BYTES: Final = 4 * 1024 * 1024
 """What the flight recorder of an event loop holds, unless it is told otherwise."""
-_FIXED_SIZE: Final = 420  # a TraceEvent, its numbers, and the headers of its strings, rounded up
-_SMALL_SIZE: Final = 200  # a message that is kept instead of a summary
+_FIXED_SIZE: Final = 500  # a row, its numbers, and the headers of its strings, rounded up
+_HELD_SIZE: Final = 760  # a message that is held instead of a summary: the heads of 64 frames
+_MOST_WAITING: Final = 4096
+"""Messages that wait in mailboxes and are shown before they are taken."""
 
-_SMALL: Final[dict[type, bool]] = {}
-"""Whether a kind of message is small enough to be kept as it is, by its class."""
+
+class _Kind(enum.Enum):
+    """What the ring keeps of a message, by its class."""
+
+    SILENT = enum.auto()
+    """That it was told."""
+    SUMMARY = enum.auto()
+    HELD = enum.auto()
+    """The message itself, which is a few numbers that a summary does not give; it says so: ``held``."""
+
+
+_KINDS: Final[dict[type, tuple[str, _Kind]]] = {}
+"""The name of each class of messages, and what is kept of them."""
+_SUMMARY, _HELD = _Kind.SUMMARY, _Kind.HELD  # a look-up in the class of an enum takes longer than all else here
+
+
+class TraceEvent(NamedTuple):
+    """One message that was told."""
+
+    id: int
+    """Counts up from 1 within a ring."""
+    time: float
+    """Seconds on the tracer's clock when it was told."""
+    taken: float | None
+    """When its receiver took it; None while it waits, and for one that nobody took."""
+    sender: str
+    """The actor that told it, or the edge that it came in by: ``socket``, ``timer``, ``caller``."""
+    receiver: str
+    """The actor that it was told, or ``socket``."""
+    type: str
+    """The name of the message's class."""
+    summary: str
+    """What the message says of itself: at most 200 characters; never a body, never a secret header."""
+    cause: int
+    """The ``id`` of the event that the sender was handling; 0 where a chain begins."""
+    dead: bool = False
+    """Whether nobody was there to take it."""
+    message: object = None
+    """The message itself, for an exporter while it is told, and for one that waits; later only where it is ``held``."""
 
 
 class Entry(list[Any]):
-    """What the ring holds of one message, and what waits for its receiver in its stead; :class:`TraceEvent` reads it.
+    """What waits in a mailbox in a message's stead: who told it, when, and why.
 
-    A list, because each request makes three: an object with named fields takes three times as long to make.
+    A list, because each request makes two: an object with named fields takes three times as long to make.
     """
 
     __slots__ = ()
 
 
-_ID, _TIME, _TAKEN, _SENDER, _RECEIVER, _KIND, _MESSAGE, _SUMMARY, _CAUSE, _DEAD, _SIZE = range(11)
+_ID, _TIME, _SENDER, _RECEIVER, _MESSAGE, _CAUSE = range(6)
 
+_Row = tuple[int, float, float | None, str, str, str, str | None, int, bool, object, int]
+"""The fields of a :class:`TraceEvent`, and their bytes; a message that is held says later what it says of itself.
 
-def take(entry: Entry, now: float | None) -> Any:
-    """Hand the message to its receiver: what may be large is let go of here."""
-    message = entry[_MESSAGE]
-    entry[_TAKEN] = now
-    if entry[_SUMMARY] is not None:
-        entry[_MESSAGE] = None
-    return message
+Plain tuples of numbers and strings are nothing to the garbage collector, which would else look at thousands of events
+again and again."""
 
 
 def number_of(entry: Entry) -> int:
@@ -58,86 +95,30 @@ def number_of(entry: Entry) -> int:
     return number
 
 
-class TraceEvent:
-    """One message that was told."""
+def _event(row: _Row) -> TraceEvent:
+    number, time, taken, sender, receiver, kind, summary, cause, dead, message, _ = row
+    if summary is None:
+        summary = summary_of(message)
+    return TraceEvent(number, time, taken, sender, receiver, kind, summary, cause, dead, message)
 
-    __slots__ = ("_entry",)
 
-    def __init__(self, entry: Entry) -> None:
-        self._entry = entry
-
-    @property
-    def id(self) -> int:
-        """Counts up from 1 within a ring."""
-        return number_of(self._entry)
-
-    @property
-    def time(self) -> float:
-        """Seconds on the tracer's clock when it was told."""
-        told: float = self._entry[_TIME]
-        return told
-
-    @property
-    def taken(self) -> float | None:
-        """When its receiver took it; None while it waits, and for one that nobody took."""
-        taken: float | None = self._entry[_TAKEN]
-        return taken
-
-    @property
-    def sender(self) -> str:
-        """The actor that told it, or the edge that it came in by: ``socket``, ``timer``, ``caller``."""
-        sender: str = self._entry[_SENDER]
-        return sender
-
-    @property
-    def receiver(self) -> str:
-        """The actor that it was told, or ``socket``."""
-        receiver: str = self._entry[_RECEIVER]
-        return receiver
-
-    @property
-    def type(self) -> str:
-        """The name of the message's class."""
-        name: str = self._entry[_KIND].__name__
-        return name
-
-    @property
-    def summary(self) -> str:
-        """What the message says of itself: at most 200 characters; never a body, never a secret header."""
-        summary: str | None = self._entry[_SUMMARY]
-        return summary if summary is not None else summary_of(self._entry[_MESSAGE])
-
-    @property
-    def message(self) -> object:
-        """The message itself, as long as nobody has taken it, or where it is a few numbers; None afterwards."""
-        message: object = self._entry[_MESSAGE]
-        return message
-
-    @property
-    def cause(self) -> int:
-        """The ``id`` of the event that the sender was handling; 0 where a chain begins."""
-        cause: int = self._entry[_CAUSE]
-        return cause
-
-    @property
-    def dead(self) -> bool:
-        """Whether nobody was there to take it."""
-        dead: bool = self._entry[_DEAD]
-        return dead
-
-    def __repr__(self) -> str:
-        dead = ", dead" if self.dead else ""
-        why = f"because of {self.cause}"
-        return f"<{self.id} {self.sender} -> {self.receiver}: {self.type} {self.summary!r}, {why}{dead}>"
+def shown(entry: Entry) -> TraceEvent:
+    """The event of a message that waits."""
+    number, time, sender, receiver, message, cause = entry
+    kind = type(message).__name__
+    return TraceEvent(number, time, None, sender, receiver, kind, summary_of(message), cause, False, message)
 
 
 Exporter = Callable[[TraceEvent], object]
 
 
-def _is_small(kind: type) -> bool:
-    """Whether such a message says that it is ``small``: a few numbers, which a trace may keep instead of a text."""
-    small = _SMALL[kind] = bool(getattr(kind, "small", False))
-    return small
+def _learn(kind: type) -> tuple[str, _Kind]:
+    """Look at a class of messages for the first time."""
+    kept = _Kind.SUMMARY if hasattr(kind, "summary") else _Kind.SILENT
+    if getattr(kind, "held", False):
+        kept = _Kind.HELD
+    known = _KINDS[kind] = kind.__name__, kept
+    return known
 
 
 def summary_of(message: object) -> str:
@@ -157,7 +138,7 @@ class Recorder:
     It can also be attached as an exporter, beside another that records.
     """
 
-    __slots__ = ("__weakref__", "_entries", "bytes", "dropped", "max_bytes", "numbers")
+    __slots__ = ("__weakref__", "_rows", "_waiting", "bytes", "dropped", "max_bytes", "numbers")
 
     def __init__(self, max_bytes: int = RING_BYTES) -> None:
         self.max_bytes = max_bytes
@@ -167,34 +148,65 @@ class Recorder:
         """Events that made way for newer ones."""
         self.numbers: Iterator[int] = itertools.count(1)
         """What its events are numbered by."""
-        self._entries: deque[Entry] = deque()
+        self._rows: deque[_Row] = deque()
+        self._waiting: dict[int, Entry] = {}
 
     def __call__(self, event: TraceEvent) -> None:
-        self.keep(event._entry)
+        _, kept = _KINDS.get(type(event.message)) or _learn(type(event.message))
+        held, summary = (event.message, None) if kept is _HELD else (None, event.summary)
+        self._add((*event[:6], summary, event.cause, event.dead, held, _size(summary)))
 
-    def keep(self, entry: Entry) -> None:
-        """Take it in, and let the oldest go where that is too much."""
-        entries = self._entries
-        entries.append(entry)
-        self.bytes += entry[_SIZE]
-        while self.bytes > self.max_bytes and entries:
-            self.bytes -= entries.popleft()[_SIZE]
+    def wait(self, entry: Entry) -> None:
+        """Show a message that waits in a mailbox, until it is taken; not where thousands do."""
+        if len(self._waiting) < _MOST_WAITING:
+            self._waiting[entry[_ID]] = entry
+
+    def waited(self, entry: Entry) -> None:
+        """It does no more."""
+        self._waiting.pop(entry[_ID], None)
+
+    def keep(  # noqa: PLR0917  (by name, the arguments would take longer than all else here)
+        self, number: int, time: float, taken: float | None, sender: str, receiver: str, message: object, cause: int,
+        dead: bool,
+    ) -> None:  # fmt: skip
+        """Take an event in, and let the oldest go where that is too much."""
+        kind = type(message)
+        name, kept = _KINDS.get(kind) or _learn(kind)
+        held, summary = (message, None) if kept is _HELD else (None, summary_of(message) if kept is _SUMMARY else "")
+        self._add((number, time, taken, sender, receiver, name, summary, cause, dead, held, _size(summary)))
+
+    def _add(self, row: _Row) -> None:
+        rows = self._rows
+        rows.append(row)
+        self.bytes += row[10]
+        while self.bytes > self.max_bytes and rows:
+            self.bytes -= rows.popleft()[10]
             self.dropped += 1
 
     def __iter__(self) -> Iterator[TraceEvent]:
-        return map(TraceEvent, tuple(self._entries))
+        events = [*map(_event, self._rows), *map(shown, self._waiting.values())]
+        events.sort(key=itemgetter(0))
+        return iter(events)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._rows) + len(self._waiting)
 
     def chain(self, event_id: int) -> list[TraceEvent]:
         """An event and its causes, newest first, back to the first one or to where the ring forgot."""
-        known = {number_of(entry): entry for entry in self._entries}
+        known = {event.id: event for event in self}
         chain = []
-        while (entry := known.get(event_id)) is not None:
-            chain.append(TraceEvent(entry))
-            event_id = entry[_CAUSE]
+        while (event := known.get(event_id)) is not None:
+            chain.append(event)
+            event_id = event.cause
         return chain
+
+
+def _size(summary: str | None) -> int:
+    """An upper estimate of a row's bytes; without a summary it holds its message."""
+    if summary is None:
+        return _FIXED_SIZE + _HELD_SIZE
+    # Outside ASCII a string takes up to four bytes a character.
+    return _FIXED_SIZE + (len(summary) if summary.isascii() else 4 * len(summary))
 
 
 class Tracer:
@@ -245,33 +257,33 @@ class Tracer:
         self.actor = actor
         self.event = event
 
-    def told(self, receiver: str, message: object, *, dead: bool = False) -> Entry:
-        """Record one message; the entry is what waits in its stead until the receiver takes it."""
-        kind = type(message)
-        small = _SMALL.get(kind)
-        if small or (small is None and _is_small(kind)):
-            summary, size = None, _FIXED_SIZE + _SMALL_SIZE
-        else:
-            summary = summary_of(message)
-            # Outside ASCII a string takes up to four bytes a character.
-            size = _FIXED_SIZE + (len(summary) if summary.isascii() else 4 * len(summary))
-        entry = Entry((
-            next(self._numbers), self.clock(), None, self.actor, receiver, kind, message, summary, self.event, dead,
-            size,
-        ))  # fmt: skip
+    def told(self, receiver: str, message: object) -> Entry:
+        """Record one message that will wait; the entry waits in its stead until :meth:`take`."""
+        entry = Entry((next(self._numbers), self.clock(), self.actor, receiver, message, self.event))
         if self._recorder is not None:
-            self._recorder.keep(entry)
+            self._recorder.wait(entry)
         if self._exporters:
-            self._export(TraceEvent(entry))
+            self._export(shown(entry))
         return entry
 
-    def noted(self, receiver: str, message: object) -> int:
-        """Record one message that is taken as it is told, and return the id of its event."""
-        entry = self.told(receiver, message)
-        entry[_TAKEN] = entry[_TIME]
-        if entry[_SUMMARY] is not None:
-            entry[_MESSAGE] = None
-        number: int = entry[_ID]
+    def take(self, entry: Entry, *, dead: bool = False) -> Any:
+        """The message that an entry stands for, which its receiver takes now, or nobody ever where it is ``dead``."""
+        number, time, sender, receiver, message, cause = entry
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.waited(entry)
+            recorder.keep(number, time, None if dead else self.clock(), sender, receiver, message, cause, False)
+        return message
+
+    def noted(self, receiver: str, message: object, *, dead: bool = False) -> int:
+        """Record one message that is taken as it is told, or that nobody takes; return the id of its event."""
+        number, now = next(self._numbers), self.clock()
+        taken = None if dead else now
+        if self._recorder is not None:
+            self._recorder.keep(number, now, taken, self.actor, receiver, message, self.event, dead)
+        if self._exporters:
+            kind, summary = type(message).__name__, summary_of(message)
+            self._export(TraceEvent(number, now, taken, self.actor, receiver, kind, summary, self.event, dead, message))
         return number
 
     def _export(self, event: TraceEvent) -> None:

@@ -14,6 +14,7 @@ import itertools
 import logging
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakSet
@@ -32,7 +33,7 @@ from actors.messages import (
     TraceOn,
     Watch,
 )
-from actors.trace import Entry, TraceEvent, Tracer, number_of, summary_of, take
+from actors.trace import Entry, Tracer, number_of, shown, summary_of
 
 logger: Final = logging.getLogger("muxlink.actor")
 
@@ -216,7 +217,7 @@ class TurnActor(Actor[M]):
             if type(message) is Entry:
                 event = self._event = number_of(message)
                 tracer.actor, tracer.event = self.name, event
-                message = cast("M", take(message, tracer.clock()))
+                message = cast("M", tracer.take(message))
             elif event:
                 # It was told while nobody traced.
                 event = self._event = 0
@@ -298,7 +299,7 @@ class TurnActor(Actor[M]):
             item = batch.popleft()
             if type(item) is Entry:
                 tracer.speak_as(self.name, number_of(item))
-                self._late(take(item, tracer.clock()))
+                self._late(tracer.take(item))
             else:
                 self._late(item)
         tracer.speak_as("caller")
@@ -352,7 +353,7 @@ class TurnActor(Actor[M]):
     def _unhandled(self) -> Iterator[tuple[str, str]]:
         for item in itertools.chain(self._batch, self.mailbox.waiting()):
             if type(item) is Entry:
-                event = TraceEvent(item)
+                event = shown(item)
                 yield event.type, event.summary
             else:
                 yield type(item).__name__, summary_of(item)

@@ -35,6 +35,16 @@ class PingMonitor:
         self._looked = 0.0
         self._waited = 0.0
 
+    @property
+    def health(self) -> Health:
+        """What it was made of."""
+        return self._health
+
+    @property
+    def factor(self) -> float:
+        """By how much its interval is longer than that says."""
+        return self._interval / self._health.interval
+
     def pinged(self, now: float) -> float:
         """The silence that counts begins now."""
         self._out, self._suspected = True, False
