@@ -103,6 +103,7 @@ class FakeTree:
     reloading: bool = False
     code: int = 0
     finished: asyncio.Event = field(factory=asyncio.Event)
+    cut: asyncio.Event = field(factory=asyncio.Event)
     gone: list[FakeWorker] = field(factory=list)
     tasks: set[asyncio.Task[None]] = field(factory=set)
     numbers: Iterator[int] = field(factory=lambda: itertools.count(1))
@@ -154,6 +155,7 @@ class FakeTree:
     async def _handle(self, stream: ServerStream) -> None:
         if self.fate == "a request is sent twice" and self.reloading:
             self.fate = ""
+            self.cut.set()
             stream.reset()
         else:
             await self.handler(stream)
@@ -207,8 +209,7 @@ class FakeTree:
         self.generation += 1
         self.restarts += self.fate == "one fails in the reload"
         if self.fate == "a request is sent twice":
-            while self.fate:
-                await asyncio.sleep(demo.PROGRESS_INTERVAL)
+            await self.cut.wait()
             await asyncio.sleep(4 * demo.PROGRESS_INTERVAL)  # a backoff, and it has gone again
         for old in list(self.workers):
             if self.fate == "no overlap":
