@@ -23,10 +23,17 @@ def convert(source: Path, target: Path, filter: Filter | None = None, *, to: str
     output, needs. A file has mode 0600 and is replaced whole or not at all. Raises Misuse for an unknown suffix, and
     where ``source`` cannot be read.
     """
-    write = _writer(target, to)
+    _writer(target, to)  # before the work
     trace = jsonl.load(sys.stdin if source == STANDARD else source)
     if filter is not None:
         trace = trace.filter(filter)
+    save(trace, target, to=to)
+    return trace
+
+
+def save(trace: Trace, target: Path, *, to: str | None = None) -> None:
+    """Write a trace as the suffix of ``target`` says, such as a page to ``trace.html``; the same as :func:`convert`."""
+    write = _writer(target, to)
     if target == STANDARD:
         try:
             write(trace, sys.stdout)
@@ -36,7 +43,6 @@ def convert(source: Path, target: Path, filter: Filter | None = None, *, to: str
     else:
         with jsonl.replacing(target) as file:
             write(trace, file)
-    return trace
 
 
 def _writer(target: Path, to: str | None) -> Callable[[Trace, TextIO], object]:

@@ -29,7 +29,7 @@ def fields_of(record: Record) -> dict[str, object]:
                 "side": side,
                 "local": local,
                 "peer": peer,
-            }
+            } | _told(remote=record.remote)
         case Head():
             fields: dict[str, object] = {
                 "muxlink": "head",
@@ -39,7 +39,9 @@ def fields_of(record: Record) -> dict[str, object]:
                 "monotonic": record.monotonic,
                 "wall": record.wall,
             }
-            return fields | _told(dropped=record.dropped, payloads=record.payloads, version=record.version)
+            fields |= _told(dropped=record.dropped, payloads=record.payloads, version=record.version)
+            merged = {"offset": record.offset, "uncertainty": record.uncertainty}
+            return fields | {key: value for key, value in merged.items() if value is not None}
         case End():
             fields = {
                 "muxlink": "end",
@@ -72,6 +74,8 @@ def _event_fields(event: Event) -> dict[str, object]:
         fields["first"] = event.first
     if event.frames is not None:
         fields["frames"] = [(frame.kind, frame.flags, frame.stream, frame.length) for frame in event.frames]
+    if event.remote:
+        fields["remote"] = event.remote
     if event.data is not None:
         fields["data"] = dict(event.data)
     return fields
@@ -132,6 +136,22 @@ class Fields:
             raise WrongFieldError('"frames" must be a list')
         return tuple(map(_frame, value))
 
+    def reference(self) -> tuple[str, str] | None:
+        match self.fields.get("remote"):
+            case None:
+                return None
+            case [str(process), str(name)]:
+                return process, name
+        raise WrongFieldError('"remote" must be [process, connection]')
+
+    def references(self) -> tuple[tuple[str, int], ...]:
+        value = self.fields.get("remote")
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            raise WrongFieldError('"remote" must be a list')
+        return tuple(map(_reference, value))
+
     def data(self) -> Mapping[str, object] | None:
         value = self.fields.get("data")
         if value is not None and not isinstance(value, dict):
@@ -148,6 +168,13 @@ def _frame(value: object) -> Frame:
     raise WrongFieldError('each of "frames" must be [kind, flags, stream, length], as a frame has them')
 
 
+def _reference(value: object) -> tuple[str, int]:
+    match value:
+        case [str(process), int(id)] if not isinstance(id, bool) and 0 <= id <= MAX_INTEGER:
+            return process, id
+    raise WrongFieldError('each of "remote" must be [process, id] of an event')
+
+
 def _head(fields: Fields) -> Head:
     return Head(
         process=fields.text("process"),
@@ -157,11 +184,14 @@ def _head(fields: Fields) -> Head:
         dropped=fields.whole("dropped", 0),
         payloads=fields.flag("payloads"),
         version=fields.text("version", ""),
+        offset=fields.seconds_or_none("offset"),
+        uncertainty=fields.seconds_or_none("uncertainty"),
     )
 
 
 def _conversation(fields: Fields) -> Conversation:
-    return Conversation(**{key: fields.text(key) for key in ("process", "name", "side", "local", "peer")})
+    texts = {key: fields.text(key) for key in ("process", "name", "side", "local", "peer")}
+    return Conversation(**texts, remote=fields.reference())
 
 
 def _event(fields: Fields) -> Event:
@@ -180,6 +210,7 @@ def _event(fields: Fields) -> Event:
         stream=fields.whole_or_none("stream"),
         first=fields.whole_or_none("first"),
         frames=fields.frames(),
+        remote=fields.references(),
         data=fields.data(),
     )
 

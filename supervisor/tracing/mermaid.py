@@ -55,13 +55,15 @@ class _Diagram:
 
     def add(self, event: Event, max_size: int) -> bool:
         """Draw one more message, unless the diagram would get too large."""
-        ends = list(dict.fromkeys([(event.process, event.sender), (event.process, event.receiver)]))
+        # What arrived over the wire comes from the socket of the other end.
+        origin = event.remote[-1][0] if event.remote else event.process
+        ends = list(dict.fromkeys([(origin, event.sender), (event.process, event.receiver)]))
         new = {
             end: f"p{len(self.aliases) + index}"
             for index, end in enumerate((e for e in ends if e not in self.aliases), 1)
         }
         known = self.aliases | new if new else self.aliases
-        sender, receiver = known[event.process, event.sender], known[event.process, event.receiver]
+        sender, receiver = known[origin, event.sender], known[event.process, event.receiver]
         line = f"    {sender}{'--x' if event.dead else '->>'}{receiver}: {_said(event)}\n"
         lines = [f"    participant {alias} as {self._name(*end)}\n" for end, alias in new.items()]
         size = self.size + len(line) + sum(map(len, lines))

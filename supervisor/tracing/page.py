@@ -81,6 +81,12 @@ def _data(trace: Trace) -> Iterator[str]:
     about = {
         # The moment that the page's times count from, in seconds since the epoch; None where nobody knows.
         "start": start + _base(trace) if any(map(_is_sound, trace.heads)) else None,
+        # When each process was looked at, on the page's clock: what was silent until then was silent.
+        "looked": {
+            head.process: _microseconds(_seconds(head.monotonic, anchors[head.process]) - start)
+            for head in trace.heads
+            if head.process in anchors and _is_sound(head)
+        },
         "heads": [asdict(head) for head in trace.heads],
         "conversations": [asdict(conversation) for conversation in trace.conversations],
         "ends": [asdict(end) for end in trace.ends],

@@ -51,6 +51,7 @@ def events(trace: Trace) -> Iterator[_Json]:
     zero = trace.wall(trace.events[0]) if trace.events else 0.0
     pids: set[int] = set()
     numbers = _Numbers()
+    drawn: dict[str, _Process] = {}
     for order, (name, told) in enumerate(by_process.items()):
         pid = _free_pid(own.get(name, 0), pids)
         yield {"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}}
@@ -58,7 +59,14 @@ def events(trace: Trace) -> Iterator[_Json]:
         if told:
             # Differences of one clock are exact to the nanosecond, where wall times are not.
             offset = round((trace.wall(told[0]) - zero) * 1e9)
-            yield from _Process(pid, told[0].time, offset, _tids(told, numbers.tids), numbers).drawn(told)
+            drawn[name] = _Process(pid, told[0].time, offset, _tids(told, numbers.tids), numbers)
+            yield from drawn[name].drawn(told)
+    for event in trace.events:
+        for process, id in event.remote:
+            if process in drawn:
+                yield from _over_the_wire(
+                    drawn[process], id, drawn[event.process].turns.get(event.id), drawn[event.process]
+                )
 
 
 def _free_pid(pid: int, taken: set[int]) -> int:
@@ -251,6 +259,16 @@ class _Process:
             }
             yield {**span, "ph": "b", "ts": start / 1000, "args": {"connection": connection, "stream": stream}}
             yield {**span, "ph": "e", "ts": end / 1000, "args": {}}
+
+
+def _over_the_wire(there: _Process, sent: int, arrived: _Slice | None, here: _Process) -> Iterator[_Json]:
+    """From what sent frames to what they arrived by, unless clocks are so uncertain that it would go back in time."""
+    source = there.turns.get(sent)
+    if source is None or arrived is None or source.start > arrived.start:
+        return
+    arrow: _Json = {"name": "sent", "cat": "wire", "id": next(here.numbers.arrows)}
+    yield {**arrow, "ph": "s", "pid": there.pid, "tid": source.tid, "ts": source.start / 1000}
+    yield {**arrow, "ph": "f", "bp": "e", "pid": here.pid, "tid": arrived.tid, "ts": arrived.start / 1000}
 
 
 def _taken(event: Event) -> float:

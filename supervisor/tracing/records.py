@@ -53,6 +53,13 @@ class Head:
     """Whether its events may hold bodies and secret headers."""
     version: str = ""
     """The version of muxlink that wrote it."""
+    offset: float | None = None
+    """What a merge took off each of its times, to lay them on another process's clock; None where none did.
+
+    Where the clocks drift apart it is the middle of that.
+    """
+    uncertainty: float | None = None
+    """By how much that may be wrong, in seconds; None where nobody knows."""
 
 
 @frozen(kw_only=True)
@@ -65,6 +72,8 @@ class Conversation:
     """``client`` or ``server``."""
     local: str
     peer: str
+    remote: tuple[str, str] | None = None
+    """Process and name of the same connection at its other end, in a merged trace."""
 
 
 @frozen(kw_only=True)
@@ -129,6 +138,8 @@ class Event:
     first: int | None = None
     """The running number of the first of ``frames`` on its connection in its direction, from 1."""
     frames: tuple[Frame, ...] | None = None
+    remote: tuple[tuple[str, int], ...] = ()
+    """Process and id of each event by which the frames that arrived were sent, in a merged trace."""
     data: Mapping[str, object] | None = None
     """What a replay needs to tell it again; only where the trace was taken with payloads."""
 
@@ -168,6 +179,7 @@ class Trace:
     """What a reader should know of it, a line each."""
     _offsets: dict[str, float] = field(init=False, eq=False, repr=False)
     _index: dict[tuple[str, int], Event] = field(factory=dict, init=False, eq=False, repr=False)
+    _commands: dict[tuple[str, str, int], list[Event]] = field(factory=dict, init=False, eq=False, repr=False)
 
     @_offsets.default
     def _wall_minus_monotonic(self) -> dict[str, float]:
@@ -212,15 +224,46 @@ class Trace:
         return (event.time if time is None else time) + self._offsets.get(event.process, 0.0)
 
     def chain(self, event: Event) -> list[Event]:
-        """An event and its causes, newest first, back to where the chain begins or the trace does."""
+        """An event and its causes, newest first, back to where the chain begins or the trace does.
+
+        In a merged trace it goes on over the wire, by the frame of its stream, to what had that sent at the other end.
+        """
         if not self._index:
             self._index.update(((known.process, known.id), known) for known in self.events)
-        found = [event]
-        # A cause is older than what it led to; a trace that says otherwise must not lead in a circle.
-        while (cause := self._index.get((event.process, event.cause))) and 0 < cause.id < event.id:
-            found.append(cause)
-            event = cause
-        return found
+        found, stream, crossed = {(event.process, event.id): event}, event.stream, False
+        while True:
+            sent = self._sent(event, stream)
+            cause = sent or (self._asked(event, stream) if crossed else None) or self._cause(event)
+            # A trace that was edited must not lead in a circle.
+            if cause is None or (cause.process, cause.id) in found:
+                return list(found.values())
+            found[cause.process, cause.id] = cause
+            event, stream, crossed = cause, cause.stream or stream, sent is not None
+
+    def _cause(self, event: Event) -> Event | None:
+        cause = self._index.get((event.process, event.cause))
+        # It is older than what it led to.
+        return cause if cause is not None and 0 < cause.id < event.id else None
+
+    def _sent(self, arrived: Event, stream: int | None) -> Event | None:
+        """What sent the frames of this stream, or the last of all."""
+        sent = [event for key in arrived.remote if (event := self._index.get(key)) is not None]
+        own = [event for event in sent if stream and any(frame.stream == stream for frame in event.frames or ())]
+        found = own or sent
+        return found[-1] if found else None
+
+    def _asked(self, sent: Event, stream: int | None) -> Event | None:
+        """What last asked for frames of this stream: one write is for all the commands of a turn."""
+        if not self._commands:
+            for event in self.events:
+                if event.stream and event.taken is not None:
+                    self._commands.setdefault((event.process, event.receiver, event.stream), []).append(event)
+        asked = self._commands.get((sent.process, sent.sender, stream or 0), ())
+        return max(
+            (event for event in asked if event.id < sent.id and (event.taken or event.time) <= sent.time),
+            key=lambda event: event.id,
+            default=None,
+        )
 
     def filter(self, choice: Choice) -> Trace:
         """The same trace with only the events that are chosen."""

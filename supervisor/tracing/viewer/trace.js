@@ -55,6 +55,11 @@ class Trace {
       this.end = Math.max(this.end, until);
     }
     this.processes = [...this.starts.keys()];
+    for (const process of this.processes) {
+      const looked = about.looked[names[process]] ?? 0;
+      if (looked > this.ends.get(process)) this.ends.set(process, looked);
+      this.end = Math.max(this.end, looked);
+    }
   }
 
   read(rows) {

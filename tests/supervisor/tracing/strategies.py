@@ -40,8 +40,13 @@ heads = st.builds(
     dropped=counts,
     payloads=st.booleans(),
     version=texts,
+    offset=st.none() | seconds,
+    uncertainty=st.none() | seconds,
 )
-conversations = st.builds(Conversation, process=texts, name=names, side=texts, local=texts, peer=texts)
+references = st.none() | st.tuples(texts, names)
+conversations = st.builds(
+    Conversation, process=texts, name=names, side=texts, local=texts, peer=texts, remote=references
+)
 events = st.builds(
     Event,
     process=texts,
@@ -58,6 +63,7 @@ events = st.builds(
     stream=st.none() | counts,
     first=st.none() | counts,
     frames=st.none() | st.lists(frames, max_size=4).map(tuple),
+    remote=st.lists(st.tuples(texts, counts), max_size=2).map(tuple),
     data=st.none() | st.dictionaries(texts, json_values, max_size=3),
 )
 ends = st.builds(End, process=texts, reason=texts, events=counts, lost=counts)
