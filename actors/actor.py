@@ -225,12 +225,13 @@ class Actor(ABC, Generic[M]):
         exited = self.exited = Exited(self.name, self._cause, bool(self._crashed))
         self._last(self._finish, exited)
         watchers, self._watchers = self._watchers, {}
-        if self.tracer.on:
-            self.tracer.speak_as(self.name, self._last_event())
+        tracer = self.tracer
+        if tracer.on:
+            tracer.actor, tracer.event = self.name, self._last_event()  # speak_as(), written out: once for each request
         for watcher in watchers.values():
             self._last(watcher.tell, exited)
-        if self.tracer.on:
-            self.tracer.speak_as("caller")
+        if tracer.on:
+            tracer.actor, tracer.event = "caller", 0
 
     def _last(self, step: Callable[..., object], *args: object) -> None:
         """Take one step of the end: should it fail, those after it are taken all the same."""
@@ -321,8 +322,9 @@ class BodyActor(Actor[M]):
             if self.tracer.on:
                 self.tracer.noted(self.name, message, dead=True)
             return False
-        if self.tracer.on:
-            self._cause_event = self.tracer.noted(self.name, message)
+        tracer = self.tracer
+        if tracer.on:
+            self._cause_event = tracer.noted(self.name, message)
         self.fold(message)
         return True
 

@@ -6,6 +6,7 @@ beside each other by that alone. Works only while somebody traces, and holds no 
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 from actors.frames import HEADER_SIZE, PREFACE
@@ -53,8 +54,9 @@ class FrameLog:
             return
         tracer = self._tracer
         first = self._wire.frames_arrived - len(heads) + 1
-        tracer.speak_as("socket", tracer.event)
-        tracer.speak_as(self._name, tracer.noted(self._name, FramesArrived(first, b"".join(heads))))
+        tracer.actor = "socket"
+        tracer.event = tracer.noted(self._name, FramesArrived(first, b"".join(heads)))
+        tracer.actor = self._name
         heads.clear()
 
     def sent(self, data: bytes) -> None:
@@ -71,10 +73,13 @@ class FrameLog:
         self._blind = True
 
 
+_FOUR_BYTES: Final = Struct(">I").unpack_from
+
+
 def _heads(data: bytes) -> list[bytes]:
     heads, end = [], len(data)
     at = len(PREFACE) if data.startswith(PREFACE) else 0
     while at < end:
         heads.append(data[at : at + HEADER_SIZE])
-        at += HEADER_SIZE + (data[at] << 16 | data[at + 1] << 8 | data[at + 2])
+        at += HEADER_SIZE + (_FOUR_BYTES(data, at)[0] >> 8)  # the length has three of them
     return heads

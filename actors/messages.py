@@ -36,6 +36,8 @@ class Exited:
     """Whether the cause is a fault of the actor's own program."""
 
     def summary(self) -> str:
+        if self.reason is None and not self.crashed:
+            return self.name + " ended"
         how = "crashed" if self.crashed else "ended"
         # What other programs' exceptions say may hold a body.
         why = str(self.reason) if isinstance(self.reason, LinkError) else type(self.reason).__name__
@@ -158,7 +160,7 @@ class HeadersArrived:
     ended: bool
 
     def summary(self) -> str:
-        return _fields_summary(self.pairs) + (", ended" if self.ended else "")
+        return f"{_fields_summary(self.pairs)}, ended" if self.ended else _fields_summary(self.pairs)
 
 
 @frozen
@@ -577,11 +579,27 @@ class SocketAccepted:
 ListenerMessage = SocketAccepted | Drain | ChangeLimits | ConnectionNews | Exited
 
 
+_MOST_REMEMBERED: Final = 64
+_LONGEST_REMEMBERED: Final = 200
+_remembered: Final[dict[tuple[Pair, ...], str]] = {}
+"""What was said of the heads of requests that came before."""
+
+
 def _fields_summary(pairs: list[Pair]) -> str:
     """The pseudo-headers, without a path's query, and the names of the rest."""
+    # Most requests begin with four that came before: looking them up takes a third of making a text of them anew.
+    head = tuple(pairs[:4])
+    if (known := _remembered.get(head)) is not None:
+        return f"{known}{len(pairs) - 4}"
     shown = []
     for name, value in pairs:
         if name[:1] != b":":
             break  # they come first (RFC 9113, 8.3)
         shown.append(value.partition(b"?")[0] if name == b":path" else value)
-    return f"{b' '.join(shown).decode('latin-1')} +{len(pairs) - len(shown)}"
+    text = f"{b' '.join(shown).decode('latin-1')} +"
+    # Nothing that is long, and no query, which may be a secret.
+    if len(shown) == 4 and len(text) == sum(len(value) for _, value in head) + 5 <= _LONGEST_REMEMBERED:
+        if len(_remembered) >= _MOST_REMEMBERED:
+            _remembered.clear()
+        _remembered[head] = text
+    return f"{text}{len(pairs) - len(shown)}"

@@ -28,10 +28,13 @@ def shown(address: tuple[Any, ...]) -> str:
 class Outlet:
     """Writes to one socket, counts, and stops reading a peer that takes nothing."""
 
-    __slots__ = ("_held_back", "_paused", "_socket", "_took", "_wire", "choked", "full_since", "written")
+    __slots__ = ("_held_back", "_paused", "_socket", "_took", "_wire", "choked", "full_since", "local", "written")
 
     def __init__(self, socket: Socket, wire: Wire) -> None:
         self._socket = socket
+        name = socket.get_extra_info("sockname")  # once: a socket under TLS that is closed does not know any more
+        self.local = shown(name) if isinstance(name, tuple) else str(name or "")
+        """Our own end's address: ``HOST:PORT``, a Unix socket's path, or empty for one without a name."""
         self._wire = wire
         self._paused = False
         self._held_back = 0
@@ -42,12 +45,6 @@ class Outlet:
         """When it last began to be full."""
         self.written = 0
         """Bytes that the socket was given."""
-
-    @property
-    def local(self) -> str:
-        """Our own end's address: ``HOST:PORT``, a Unix socket's path, or empty for one without a name."""
-        name = self._socket.get_extra_info("sockname")
-        return shown(name) if isinstance(name, tuple) else str(name or "")
 
     def write(self, data: bytes) -> None:
         """Give ``data`` to the socket; one that is closing takes nothing."""

@@ -415,11 +415,12 @@ class StreamActor(BodyActor[StreamMessage]):
 
     def command(self, command: ConnectionMessage) -> bool:
         """Tell the connection; False where it has ended."""
-        if not self.tracer.on:
+        tracer = self.tracer
+        if not tracer.on:
             return self._connection.tell(command) is not False
-        self.speak()
+        tracer.actor, tracer.event = self.name, self._cause_event  # speak_as(), written out: once for each request
         told = self._connection.tell(command)
-        self.tracer.speak_as("caller")
+        tracer.actor, tracer.event = "caller", 0
         return told is not False
 
     def check_open(self) -> None:

@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from operator import itemgetter
+from types import FunctionType
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,9 @@ MAX_SUMMARY: Final = 200
 RING_BYTES: Final = 4 * 1024 * 1024
 """What the flight recorder of an event loop holds, unless it is told otherwise."""
 _FIXED_SIZE: Final = 500  # a row, its numbers, and the headers of its strings, rounded up
-_HELD_SIZE: Final = 760  # a message that is held instead of a summary: the heads of 64 frames
+_HELD_SIZE: Final = _FIXED_SIZE + 760  # with a message instead of a summary: the heads of 64 frames
+_AT_ONCE: Final = 256
+"""Events of a turn that are taken into the ring at once, at its end at the latest."""
 _MOST_WAITING: Final = 4096
 """Messages that wait in mailboxes and are shown before they are taken."""
 
@@ -41,8 +44,8 @@ class _Kind(enum.Enum):
     """The message itself, which is a few numbers that a summary does not give; it says so: ``held``."""
 
 
-_KINDS: Final[dict[type, tuple[str, _Kind]]] = {}
-"""The name of each class of messages, and what is kept of them."""
+_KINDS: Final[dict[type, tuple[str, _Kind, Callable[[Any], str]]]] = {}
+"""The name of each class of messages, what is kept of them, and what says it."""
 _SUMMARY, _HELD = _Kind.SUMMARY, _Kind.HELD  # a look-up in the class of an enum takes longer than all else here
 
 
@@ -80,31 +83,37 @@ class Entry(list[Any]):
     __slots__ = ()
 
 
-_ID, _TIME, _SENDER, _RECEIVER, _MESSAGE, _CAUSE = range(6)
+NUMBER: Final = 0
+"""Where an entry has the ``id`` of its event."""
+_MESSAGE: Final = 4
+_TAKEN: Final = 2
+_SIZE: Final = 9
 
-_Row = tuple[int, float, float | None, str, str, str, str | None, int, bool, object, int]
-"""The fields of a :class:`TraceEvent`, and their bytes; a message that is held says later what it says of itself.
+_Row = tuple[int, float, float | None, str, str, str, Any, int, bool, int]
+"""The fields of a :class:`TraceEvent`, and their bytes; for a summary stands a message that is held, and says it later.
 
 Plain tuples of numbers and strings are nothing to the garbage collector, which would else look at thousands of events
 again and again."""
 
+_Fresh = Entry | tuple[int, float, str, str, object, int, float | None, bool]
+"""An event that is not in the ring yet: an entry, with when it was taken and whether it is dead, or a tuple alike."""
+
 
 def number_of(entry: Entry) -> int:
     """The ``id`` of the event."""
-    number: int = entry[_ID]
+    number: int = entry[NUMBER]
     return number
 
 
 def _event(row: _Row) -> TraceEvent:
-    number, time, taken, sender, receiver, kind, summary, cause, dead, message, _ = row
-    if summary is None:
-        summary = summary_of(message)
+    number, time, taken, sender, receiver, kind, said, cause, dead, _ = row
+    summary, message = (said, None) if type(said) is str else (summary_of(said), said)
     return TraceEvent(number, time, taken, sender, receiver, kind, summary, cause, dead, message)
 
 
 def shown(entry: Entry) -> TraceEvent:
     """The event of a message that waits."""
-    number, time, sender, receiver, message, cause = entry
+    number, time, sender, receiver, message, cause, *_ = entry
     kind = type(message).__name__
     return TraceEvent(number, time, None, sender, receiver, kind, summary_of(message), cause, False, message)
 
@@ -112,12 +121,14 @@ def shown(entry: Entry) -> TraceEvent:
 Exporter = Callable[[TraceEvent], object]
 
 
-def _learn(kind: type) -> tuple[str, _Kind]:
+def _learn(kind: type) -> tuple[str, _Kind, Callable[[Any], str]]:
     """Look at a class of messages for the first time."""
-    kept = _Kind.SUMMARY if hasattr(kind, "summary") else _Kind.SILENT
+    summarize = getattr(kind, "summary", None)
+    kept = _Kind.SILENT if summarize is None else _Kind.SUMMARY
     if getattr(kind, "held", False):
         kept = _Kind.HELD
-    known = _KINDS[kind] = kind.__name__, kept
+    # A method is called as it is, which takes half as long as looking for it on each message.
+    known = _KINDS[kind] = kind.__name__, kept, summarize if isinstance(summarize, FunctionType) else summary_of
     return known
 
 
@@ -138,58 +149,99 @@ class Recorder:
     It can also be attached as an exporter, beside another that records.
     """
 
-    __slots__ = ("__weakref__", "_rows", "_waiting", "bytes", "dropped", "max_bytes", "numbers")
+    __slots__ = ("__weakref__", "_bytes", "_dropped", "_rows", "fresh", "max_bytes", "numbers", "waiting")
 
     def __init__(self, max_bytes: int = RING_BYTES) -> None:
         self.max_bytes = max_bytes
-        self.bytes = 0
-        """An upper estimate of the memory that the kept events take."""
-        self.dropped = 0
-        """Events that made way for newer ones."""
         self.numbers: Iterator[int] = itertools.count(1)
         """What its events are numbered by."""
+        self.waiting: dict[int, Entry] = {}
+        """Messages that wait in mailboxes and are shown, by number; not all where thousands do."""
+        self.fresh: list[_Fresh] = []
+        """Events for :meth:`keep`, which whoever adds one calls soon."""
         self._rows: deque[_Row] = deque()
-        self._waiting: dict[int, Entry] = {}
+        self._bytes = self._dropped = 0
+
+    @property
+    def bytes(self) -> int:
+        """An upper estimate of the memory that the kept events take."""
+        self.keep()
+        return self._bytes
+
+    @property
+    def dropped(self) -> int:
+        """Events that made way for newer ones."""
+        self.keep()
+        return self._dropped
 
     def __call__(self, event: TraceEvent) -> None:
-        _, kept = _KINDS.get(type(event.message)) or _learn(type(event.message))
-        held, summary = (event.message, None) if kept is _HELD else (None, event.summary)
-        self._add((*event[:6], summary, event.cause, event.dead, held, _size(summary)))
+        self.keep()
+        message, summary = event.message, event.summary
+        _, kept, _ = _KINDS.get(type(message)) or _learn(type(message))
+        said, size = (message, _HELD_SIZE) if kept is _HELD else (summary, _FIXED_SIZE + _size(summary))
+        self._rows.append((*event[:6], said, event.cause, event.dead, size))
+        self._bytes += size
+        self._drop()
 
-    def wait(self, entry: Entry) -> None:
-        """Show a message that waits in a mailbox, until it is taken; not where thousands do."""
-        if len(self._waiting) < _MOST_WAITING:
-            self._waiting[entry[_ID]] = entry
+    def keep(self) -> None:
+        """Take in what is fresh, and let the oldest go where that is too much."""
+        # In one go for all events of a turn: in between what the turn does, each would take twice as long, because the
+        # processor's caches hold other things by then. With no call that can be spared, as it is for each message.
+        fresh, self.fresh = self.fresh, []
+        add, total = self._rows.append, 0
+        waiting = self.waiting
+        for number, told, sender, receiver, message, cause, taken, dead in fresh:
+            waiting.pop(number, None)
+            kind = type(message)
+            name, kept, summarize = _KINDS.get(kind) or _learn(kind)
+            said: Any = ""
+            size = _FIXED_SIZE
+            if kept is _SUMMARY:
+                try:
+                    said = summarize(message)
+                except Exception:
+                    said = None
+                if type(said) is not str or len(said) > MAX_SUMMARY:
+                    said = summary_of(message)
+                size += len(said) if said.isascii() else 4 * len(said)  # see _size()
+            elif kept is _HELD:
+                said, size = message, _HELD_SIZE
+            add((number, told, taken, sender, receiver, name, said, cause, dead, size))
+            total += size
+        self._bytes += total
+        if self._bytes > self.max_bytes:
+            self._drop()
 
-    def waited(self, entry: Entry) -> None:
-        """It does no more."""
-        self._waiting.pop(entry[_ID], None)
+    def _drop(self) -> None:
+        rows, total, most = self._rows, self._bytes, self.max_bytes
+        before = len(rows)
+        while total > most and rows:
+            total -= rows.popleft()[_SIZE]
+        self._bytes = total
+        self._dropped += before - len(rows)
 
-    def keep(  # noqa: PLR0917  (by name, the arguments would take longer than all else here)
-        self, number: int, time: float, taken: float | None, sender: str, receiver: str, message: object, cause: int,
-        dead: bool,
-    ) -> None:  # fmt: skip
-        """Take an event in, and let the oldest go where that is too much."""
-        kind = type(message)
-        name, kept = _KINDS.get(kind) or _learn(kind)
-        held, summary = (message, None) if kept is _HELD else (None, summary_of(message) if kept is _SUMMARY else "")
-        self._add((number, time, taken, sender, receiver, name, summary, cause, dead, held, _size(summary)))
-
-    def _add(self, row: _Row) -> None:
-        rows = self._rows
-        rows.append(row)
-        self.bytes += row[10]
-        while self.bytes > self.max_bytes and rows:
-            self.bytes -= rows.popleft()[10]
-            self.dropped += 1
+    def taken_since(self, time: float) -> dict[int, float]:
+        """When each message was taken that was taken at ``time`` or later, by the number of its event."""
+        self.keep()
+        found = {}
+        for row in reversed(self._rows):
+            taken = row[_TAKEN]
+            if taken is None:
+                continue
+            if taken < time:
+                break
+            found[row[NUMBER]] = taken
+        return found
 
     def __iter__(self) -> Iterator[TraceEvent]:
-        events = [*map(_event, self._rows), *map(shown, self._waiting.values())]
+        self.keep()
+        events = [*map(_event, self._rows), *map(shown, self.waiting.values())]
         events.sort(key=itemgetter(0))
         return iter(events)
 
     def __len__(self) -> int:
-        return len(self._rows) + len(self._waiting)
+        self.keep()
+        return len(self._rows) + len(self.waiting)
 
     def chain(self, event_id: int) -> list[TraceEvent]:
         """An event and its causes, newest first, back to the first one or to where the ring forgot."""
@@ -201,18 +253,15 @@ class Recorder:
         return chain
 
 
-def _size(summary: str | None) -> int:
-    """An upper estimate of a row's bytes; without a summary it holds its message."""
-    if summary is None:
-        return _FIXED_SIZE + _HELD_SIZE
-    # Outside ASCII a string takes up to four bytes a character.
-    return _FIXED_SIZE + (len(summary) if summary.isascii() else 4 * len(summary))
+def _size(summary: str) -> int:
+    """An upper estimate of its bytes: outside ASCII a string takes up to four a character."""
+    return len(summary) if summary.isascii() else 4 * len(summary)
 
 
 class Tracer:
     """The hook that every mailbox of a tree of actors tells its messages to."""
 
-    __slots__ = ("_exporters", "_numbers", "_recorder", "actor", "clock", "crashed", "event", "on")
+    __slots__ = ("_at_once", "_exporters", "_numbers", "_recorder", "actor", "clock", "crashed", "event", "on")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, recorder: Recorder | None = None) -> None:
         self.on = recorder is not None
@@ -222,6 +271,7 @@ class Tracer:
         self.event = 0
         self.crashed: Callable[[Any], object] | None = None
         """Gets each actor of the tree that crashes, before it lets go of anything; must be quick."""
+        self._at_once = 1
         self._recorder = recorder
         self._numbers: Iterator[int] = recorder.numbers if recorder is not None else itertools.count(1)
         self._exporters: tuple[Exporter, ...] = ()
@@ -257,30 +307,47 @@ class Tracer:
         self.actor = actor
         self.event = event
 
+    def begin_turn(self, actor: str) -> None:
+        """From here to :meth:`end_turn`, messages are told by ``actor``, and what is told is recorded at once."""
+        self.actor, self.event = actor, 0
+        self._at_once = _AT_ONCE
+
+    def end_turn(self) -> None:
+        """The actor waits for its next turn."""
+        self.actor, self.event = "caller", 0
+        self._at_once = 1
+        if self._recorder is not None:
+            self._recorder.keep()
+
     def told(self, receiver: str, message: object) -> Entry:
         """Record one message that will wait; the entry waits in its stead until :meth:`take`."""
-        entry = Entry((next(self._numbers), self.clock(), self.actor, receiver, message, self.event))
-        if self._recorder is not None:
-            self._recorder.wait(entry)
+        number, recorder = next(self._numbers), self._recorder
+        entry = Entry((number, self.clock(), self.actor, receiver, message, self.event))
+        if recorder is not None and len(recorder.waiting) < _MOST_WAITING:
+            recorder.waiting[number] = entry
         if self._exporters:
             self._export(shown(entry))
         return entry
 
     def take(self, entry: Entry, *, dead: bool = False) -> Any:
         """The message that an entry stands for, which its receiver takes now, or nobody ever where it is ``dead``."""
-        number, time, sender, receiver, message, cause = entry
-        recorder = self._recorder
-        if recorder is not None:
-            recorder.waited(entry)
-            recorder.keep(number, time, None if dead else self.clock(), sender, receiver, message, cause, False)
-        return message
+        if (recorder := self._recorder) is not None:
+            entry += (None if dead else self.clock(), False)
+            fresh = recorder.fresh
+            fresh.append(entry)
+            if len(fresh) >= self._at_once:
+                recorder.keep()
+        return entry[_MESSAGE]
 
     def noted(self, receiver: str, message: object, *, dead: bool = False) -> int:
         """Record one message that is taken as it is told, or that nobody takes; return the id of its event."""
         number, now = next(self._numbers), self.clock()
         taken = None if dead else now
-        if self._recorder is not None:
-            self._recorder.keep(number, now, taken, self.actor, receiver, message, self.event, dead)
+        if (recorder := self._recorder) is not None:
+            fresh = recorder.fresh
+            fresh.append((number, now, self.actor, receiver, message, self.event, taken, dead))
+            if len(fresh) >= self._at_once:
+                recorder.keep()
         if self._exporters:
             kind, summary = type(message).__name__, summary_of(message)
             self._export(TraceEvent(number, now, taken, self.actor, receiver, kind, summary, self.event, dead, message))

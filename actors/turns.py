@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 from actors.actor import Actor, Stop
@@ -33,7 +33,7 @@ from actors.messages import (
     TraceOn,
     Watch,
 )
-from actors.trace import Entry, Tracer, number_of, shown, summary_of
+from actors.trace import NUMBER, Entry, Tracer, number_of, shown, summary_of
 
 logger: Final = logging.getLogger("muxlink.actor")
 
@@ -73,7 +73,8 @@ class TurnActor(Actor[M]):
         """The actors that this one started and that have not ended, by name."""
         self.shutdown_timeout = shutdown_timeout
         """Seconds that children have for ending when this actor ends."""
-        self._batch: deque[M | Entry] = deque()
+        self._batch: deque[Any] = deque()
+        """What it has taken and not handled: messages, and entries for those that were told while somebody traced."""
         # The loop holds those that will ring; those that were cancelled need no keeping.
         self._timers: WeakSet[asyncio.TimerHandle] = WeakSet()
         self._suspended = False
@@ -208,28 +209,37 @@ class TurnActor(Actor[M]):
             self._signalled(signals.popleft())
         if self._suspended:
             return
+        tracer = self.tracer
+        if not tracer.on:
+            self._handle()
+            if tracer.event or tracer.on:
+                tracer.speak_as("caller")
+            return
+        tracer.begin_turn(self.name)
+        try:
+            self._handle()
+        finally:
+            tracer.end_turn()
+
+    def _handle(self) -> None:
         batch, tracer, receive, event = self._batch, self.tracer, self.receive, 0
-        if tracer.on:
-            tracer.speak_as(self.name)
         late = perf_counter() + SECONDS_PER_TURN
         for _ in range(min(len(batch), MESSAGES_PER_TURN)):
             message = batch.popleft()
             if type(message) is Entry:
-                event = self._event = number_of(message)
-                tracer.actor, tracer.event = self.name, event
-                message = cast("M", tracer.take(message))
+                event = self._event = tracer.event = message[NUMBER]
+                tracer.actor = self.name
+                message = tracer.take(message)
             elif event:
                 # It was told while nobody traced.
                 event = self._event = 0
                 tracer.speak_as(self.name)
             if type(message) is Exited:
                 self.children.pop(message.name, None)
-            receive(cast("M", message))
+            receive(message)
             if perf_counter() > late:
                 break
         self.settle()
-        if event or tracer.on:
-            tracer.speak_as("caller")
 
     def _signalled(self, message: SystemMessage) -> None:
         match message:

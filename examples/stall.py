@@ -1,10 +1,13 @@
 """A link that hangs, and who could end it: handlers that never read hoard the connection's window.
 
 One innocent upload waits for the window that they hold. Nothing fails and nothing is logged; ``why`` names the window
-and the culprits, from either end. Run it with ``python -m examples.stall``.
+and the culprits, from either end. Run it with ``python -m examples.stall``; with ``stall.html`` behind it, what both
+ends had recorded is written there as a page.
 """
 
 import asyncio
+import sys
+from pathlib import Path
 
 from actors.client_stream import ClientStream
 from actors.server_stream import ServerStream
@@ -12,6 +15,8 @@ from actors.settings import Limits
 from supervisor.explanation import Explanation, WaitsFor, render
 from supervisor.link import Link
 from supervisor.server import Server
+from supervisor.tracing.convert import save
+from supervisor.tracing.records import Trace
 
 # A connection takes 64 KiB that nobody has read, a stream half of that: two handlers are enough to use it up.
 LIMITS = Limits(connection_window=65_536, max_connection_window=65_536, stream_window=32_768, max_stream_window=32_768)
@@ -40,7 +45,13 @@ async def stalls(of: Link | Server, wanted: int) -> list[Explanation]:
         await asyncio.sleep(0.05)
 
 
-async def main() -> None:
+def write_page(link: Link, server: Server, target: Path) -> None:
+    """What the flight recorder holds of both ends, to be looked at in a browser."""
+    ends = (link.trace(process="client"), server.trace(process="server"))
+    save(Trace.of([record for end in ends for record in end.records()]), target)
+
+
+async def main(page: Path | None = None) -> None:
     async with Server(handle, limits=LIMITS) as server, Link(server.url) as link, asyncio.TaskGroup() as tasks:
         async with link.stream("POST", "/hoard") as first, link.stream("POST", "/hoard") as second:
             hoarding = [tasks.create_task(fill(first)), tasks.create_task(fill(second))]
@@ -51,6 +62,9 @@ async def main() -> None:
             print(render(await stalls(link, 1)))
             print("The server says:")
             print(render(await stalls(server, 3)))
+            if page is not None:
+                await asyncio.sleep(2)  # a stall of milliseconds is none
+                write_page(link, server, page)
             for each in hoarding:
                 each.cancel()
         # The hoarders were left, which gives their window back.
@@ -58,4 +72,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(*map(Path, sys.argv[1:2])))

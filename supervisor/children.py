@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 
 from actors.actor import Actor
 from actors.errors import Closed, LinkError, Misuse
-from actors.mailbox import Ref, Reply
+from actors.mailbox import Ref, Reply, SystemMessage
 from actors.messages import Exited, Halt, Kill, Watch
 from actors.settings import Backoff
 from supervisor.restart import FOREVER, ChildSpec, Delays, Restart
@@ -107,6 +107,7 @@ class Owner:
     name: str
     tell: Callable[[TreeMessage], object]
     after: Callable[[float, TreeMessage], asyncio.TimerHandle]
+    signal: Callable[[SystemMessage], object]
 
 
 @define(eq=False)
@@ -197,7 +198,7 @@ class Child:
 
     def _watcher(self) -> Ref[Exited]:
         name, instance, tell = self.name, self.instance, self.owner.tell
-        return Ref(self.owner.name, lambda exited: tell(ChildEnded(name, instance, exited)))
+        return Ref(self.owner.name, lambda exited: tell(ChildEnded(name, instance, exited)), self.owner.signal)
 
     def ask_again(self) -> None:
         """Have the instance's end told anew, should that message have been lost."""

@@ -1,4 +1,4 @@
-"""The ``muxlink`` command: serve, request, demo; what looks into a running server is in ``console``.
+"""The ``muxlink`` command: serve, request, demo; the others are in ``console`` and ``trace_commands``.
 
 Errors go to stderr in one line with the remedy. Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted.
 """
@@ -20,7 +20,7 @@ from actors.errors import InvalidHeaders, LinkError, Misuse
 from actors.exchange import OutgoingBody
 from actors.headers import check_fields
 from actors.settings import Tls
-from supervisor import console, demo
+from supervisor import console, demo, trace_commands
 from supervisor.endpoints import UNIX_PREFIX, Endpoint, parse_url
 from supervisor.handlers import load_handler
 from supervisor.link import Link
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add_options(serve)
     serve.set_defaults(run=_serve)
     console.add_commands(commands)
+    trace_commands.add_commands(commands)
 
     ask = commands.add_parser(
         "request", help="send one request and print the response's body", formatter_class=raw,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from types import TracebackType
 from typing import Final, Self
@@ -21,8 +22,9 @@ from actors.mailbox import Ref, Reply, closed_error
 from actors.messages import Exited, SendPing
 from actors.renewal import TlsFiles
 from actors.settings import Backoff, Health, Limits, Retry, Tls, check_debug, check_kind, check_limits
+from actors.stats import ConnectionStats
 from actors.tls import client_side
-from actors.trace import Tracer, flight_recorder
+from actors.trace import Recorder, Tracer, flight_recorder
 from supervisor.census import Plain, census
 from supervisor.course import Course, Opening
 from supervisor.endpoints import parse_urls
@@ -36,6 +38,10 @@ from supervisor.pool import Phase
 from supervisor.retry import Budget
 from supervisor.roster import Service
 from supervisor.stats import LinkStats
+from supervisor.tracing.capture import BYTES, EVENTS, SECONDS, Capture, Chooser, Sink
+from supervisor.tracing.dossiers import Dossiers
+from supervisor.tracing.records import Trace
+from supervisor.tracing.snapshot import take
 from supervisor.why import LinePicture, explain
 
 _numbers: Final = itertools.count(1)
@@ -77,6 +83,7 @@ class Link:
         backoff: Backoff | None = None,
         retry: Retry | None = None,
         record: bool = True,
+        dossiers: str | os.PathLike[str] | Dossiers | None = None,
     ) -> None:
         """``url`` is ``http://HOST[:PORT]``, ``https://`` for TLS, or ``unix:PATH``; several are places of one service.
 
@@ -85,7 +92,8 @@ class Link:
         ``wait_for_ready``: requests wait, within their time, where none can be made, instead of failing at once.
         ``tls`` says how TLS is done; for a Unix socket, that it is. The files that it names are read at once, and again
         when they have changed. ``record`` keeps the newest messages of all actors in the event loop's flight recorder
-        (:func:`~actors.trace.flight_recorder`). Raises Misuse for what can never work.
+        (:func:`~actors.trace.flight_recorder`). ``dossiers`` is a directory of its own for a file about each actor that
+        crashes. Raises Misuse for what can never work.
         """
         self.endpoints = parse_urls(url)
         most = connections if max_connections is None else max_connections
@@ -108,6 +116,9 @@ class Link:
         check_kind("backoff", backoff, Backoff)
         self.tracer = Tracer()
         """The hook that sees every message of the link's actors."""
+        self._dossiers = dossiers if isinstance(dossiers, Dossiers) or dossiers is None else Dossiers(dossiers)
+        if self._dossiers is not None:
+            self._dossiers.watch(self.tracer)
         self.name = f"link-{next(_numbers)}"
         self.alternatives: dict[str, str] = {}
         """Where else an origin is served, as the service said in ALTSVC (RFC 7838); nothing is done with it."""
@@ -176,6 +187,9 @@ class Link:
         except asyncio.CancelledError:
             await self._keeper.stop(self._closed)  # it takes little time, and then nothing is left behind
             raise
+        finally:
+            if self._dossiers is not None:
+                await self._dossiers.flush()
 
     def _run(self) -> None:
         """See that the keeper runs. Raises Closed where the link has ended."""
@@ -244,6 +258,46 @@ class Link:
             waiting=tuple((each.name, now - each.since) for each in pool.line),
             max_pending=self.limits.max_pending,
         )
+
+    def trace(self, *, process: str = "") -> Trace:
+        """What the flight recorder holds of its actors' messages; ``process`` is what the trace calls this one.
+
+        Raises Misuse where nothing is recorded.
+        """
+        return self.recorded(process=process)()
+
+    def recorded(self, *, process: str = "") -> Callable[[], Trace]:
+        """Take at once what :meth:`trace` is made of; what is returned makes that, in any thread."""
+        if not self._record:
+            raise Misuse("the link's messages are not recorded: make it with record=True")
+        return take(
+            self.tracer.recorder or Recorder(), process=process, prefix=self.name, clock=self.tracer.clock,
+            living=self._living(),
+        )  # fmt: skip
+
+    def capture(
+        self,
+        target: str | os.PathLike[str] | Sink,
+        *,
+        events: int = EVENTS,
+        seconds: float = SECONDS,
+        bytes: int = BYTES,
+        payloads: bool = False,
+        for_replay: bool = False,
+        filter: Chooser | None = None,
+    ) -> Capture:
+        """Write all messages of its actors to a new file, as JSON Lines, inside ``async with``.
+
+        It ends by itself after so many events, seconds or bytes. ``payloads`` adds bodies and the values of headers,
+        and ``for_replay`` what a replay needs, which has them, too.
+        """
+        return Capture(
+            target, events=events, seconds=seconds, bytes=bytes, payloads=payloads, for_replay=for_replay,
+            filter=filter, prefix=self.name,
+        ).of(lambda: (self.tracer, self._living()))  # fmt: skip
+
+    def _living(self) -> tuple[ConnectionStats, ...]:
+        return self.stats().connection_stats
 
     def connect_now(self) -> None:
         """Try at once, instead of waiting for the next attempt's time. Raises Closed."""

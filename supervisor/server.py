@@ -25,13 +25,18 @@ from actors.memory import check_quota
 from actors.messages import ActorState, ChangeLimits, Drain, Socket
 from actors.server_stream import Handler
 from actors.settings import Health, Limits, Tls, check_debug, check_health, check_limits
+from actors.stats import ConnectionStats
 from actors.tls import TlsSide, server_side
-from actors.trace import Tracer, flight_recorder
+from actors.trace import Recorder, Tracer, flight_recorder
 from supervisor.census import Plain, census
 from supervisor.explanation import Explanation
 from supervisor.health import PingMonitor, PingStrikes
 from supervisor.inspection import look
 from supervisor.stats import ServerStats
+from supervisor.tracing.capture import BYTES, EVENTS, SECONDS, Capture, Chooser, Sink
+from supervisor.tracing.dossiers import Dossiers
+from supervisor.tracing.records import Trace
+from supervisor.tracing.snapshot import take
 from supervisor.why import explain
 
 HOST: Final = "127.0.0.1"
@@ -72,6 +77,7 @@ class Server:
         health: Health | None = None,
         freed: Callable[[], object] | None = None,
         record: bool = True,
+        dossiers: str | os.PathLike[str] | Dossiers | None = None,
     ) -> None:
         """``port`` 0 takes any free one; ``path`` serves on a Unix socket there instead of ``host`` and ``port``.
 
@@ -81,7 +87,8 @@ class Server:
 
         The files that ``tls`` names are read at once, and never again. ``health`` says when silent clients are asked
         for a sign of life, and how often clients may ask us. ``record`` keeps the newest messages of all actors in the
-        event loop's flight recorder (:func:`~actors.trace.flight_recorder`).
+        event loop's flight recorder (:func:`~actors.trace.flight_recorder`). ``dossiers`` is a directory of its own for
+        a file about each actor that crashes.
         """
         if type(port) is not int or not 0 <= port <= 65_535:
             raise Misuse(f"a port is from 0 to 65535, not {port!r}")
@@ -97,6 +104,9 @@ class Server:
         check_health(self.health)
         self.tracer = Tracer()
         """The hook that sees every message of the server's actors."""
+        self._dossiers = dossiers if isinstance(dossiers, Dossiers) or dossiers is None else Dossiers(dossiers)
+        if self._dossiers is not None:
+            self._dossiers.watch(self.tracer)
         self.host = host
         self.path = path
         self._port = port
@@ -122,6 +132,11 @@ class Server:
         self._closing: float | None = None
         self._before = 0
         """Handlers that had ended when it began to close."""
+
+    @property
+    def name(self) -> str:
+        """What its actor is called, with whose name those of its connections begin."""
+        return self._listener.name
 
     @property
     def port(self) -> int:
@@ -157,6 +172,46 @@ class Server:
         if self._began is None or self._listener.exited is not None:
             return []
         return explain(await look(self._listener.name, self._listener.children.values()), stream)
+
+    def trace(self, *, process: str = "") -> Trace:
+        """What the flight recorder holds of its actors' messages; ``process`` is what the trace calls this one.
+
+        Raises Misuse where nothing is recorded.
+        """
+        return self.recorded(process=process)()
+
+    def recorded(self, *, process: str = "") -> Callable[[], Trace]:
+        """Take at once what :meth:`trace` is made of; what is returned makes that, in any thread."""
+        if not self._record:
+            raise Misuse("the server's messages are not recorded: make it with record=True")
+        return take(
+            self.tracer.recorder or Recorder(), process=process, prefix=self._listener.name, clock=self.tracer.clock,
+            living=self._living(),
+        )  # fmt: skip
+
+    def capture(
+        self,
+        target: str | os.PathLike[str] | Sink,
+        *,
+        events: int = EVENTS,
+        seconds: float = SECONDS,
+        bytes: int = BYTES,
+        payloads: bool = False,
+        for_replay: bool = False,
+        filter: Chooser | None = None,
+    ) -> Capture:
+        """Write all messages of its actors to a new file, as JSON Lines, inside ``async with``.
+
+        It ends by itself after so many events, seconds or bytes. ``payloads`` adds bodies and the values of headers,
+        and ``for_replay`` what a replay needs, which has them, too.
+        """
+        return Capture(
+            target, events=events, seconds=seconds, bytes=bytes, payloads=payloads, for_replay=for_replay,
+            filter=filter, prefix=self._listener.name,
+        ).of(lambda: (self.tracer, self._living()))  # fmt: skip
+
+    def _living(self) -> tuple[ConnectionStats, ...]:
+        return self.stats().connection_stats
 
     def stats(self) -> ServerStats:
         """Its figures as they are, at any time: also before it is entered, and once it is closed."""
@@ -267,6 +322,8 @@ class Server:
             await self._sockets.wait_closed()
             if self._ended is None:
                 self._ended = loop.time()
+            if self._dossiers is not None:
+                await self._dossiers.flush()
         cut = tuple(self._listener.cut)
         return DrainReport(cut, quota.begun - self._before - len(cut), self._ended - self._closing)
 

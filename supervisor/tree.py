@@ -372,7 +372,7 @@ class Supervisor(TurnActor[TreeMessage]):
     def _add(self, spec: ChildSpec, reply: Reply[Ref[Any]] | None) -> None:
         if spec.name in self._family:
             raise Misuse(f"{self.name} has a child {spec.name} already; restart_child starts one that is stopped")
-        child = Child.of(spec, Owner(self.name, self.tell, self.after))
+        child = Child.of(spec, Owner(self.name, self.tell, self.after, self.signal))
         self.children[spec.name] = ref = child.launch(Supervisor)
         self._family[spec.name] = child
         if reply is not None:

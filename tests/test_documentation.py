@@ -83,7 +83,7 @@ def test_the_example_of_an_own_actor_crashes_and_goes_on() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "ada: 1815",
-        "bob: cache has ended: 'bob'",
+        "bob: cache has ended: KeyError",
         "cache: running, restarts: 1, because of KeyError('bob')",
         "bob: 1923",
     ]
@@ -102,8 +102,8 @@ def test_the_example_of_an_own_process_is_killed_and_goes_on() -> None:
     ]
 
 
-def test_the_example_of_a_stall_names_the_window_and_the_culprits_on_both_sides() -> None:
-    done = run("-m", "examples.stall")
+def test_the_example_of_a_stall_names_the_window_and_the_culprits_on_both_sides(tmp_path: Path) -> None:
+    done = run("-m", "examples.stall", str(tmp_path / "stall.html"))
     complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing ")]
     assert (done.returncode, complaints) == (0, [])
     client, server = done.stdout.removeprefix("The client says:").split("The server says:")
@@ -115,6 +115,16 @@ def test_the_example_of_a_stall_names_the_window_and_the_culprits_on_both_sides(
     assert "server-1/connection-1/stream-5 waits for the connection's receive window, since " in said
     assert "stream-1 (32,768), server-1/connection-1/stream-3 (32,768), whose handlers do not read" in said
     assert done.stdout.splitlines()[-1] == "The upload: 8 bytes"
+    shown = README[README.index("$ python -m examples.stall") :].partition("\n")[2].partition("```")[0]
+    assert undated(shown) == undated(done.stdout)
+    page = (tmp_path / "stall.html").read_text(encoding="utf-8")
+    assert '"process":"client"' in page
+    assert '"process":"server"' in page
+
+
+def undated(said: str) -> str:
+    """What `why` says, without since when, and wherever its lines were broken."""
+    return re.sub(r"since [\d.]+ m?s", "since", " ".join(said.split()))
 
 
 def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
@@ -125,7 +135,7 @@ def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
 
 def test_each_example_is_run_by_a_test() -> None:
     # hello is served by the tests of the command line
-    run_by_tests = {"hello", "core", "whoami", "own_actor", "own_process", "stall"}
+    run_by_tests = {"hello", "core", "whoami", "own_actor", "own_process", "stall", "replay"}
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} == run_by_tests
 
 

@@ -50,7 +50,7 @@ ORDER = {
             "server",
         ),
         *("handlers", "openmetrics", "private_sockets", "control", "adapters", "workers"),
-        *("screens", "console", "storytelling", "demo_server", "demo", "cli"),
+        *("screens", "console", "trace_reader", "trace_commands", "storytelling", "demo_server", "demo", "cli"),
     ),
 }
 RANK = {place: rank for rank, place in enumerate(f"{package}.{name}" for package in ORDER for name in ORDER[package])}

@@ -22,12 +22,11 @@ from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
-import attrs
-
 from actors.errors import LinkError, Misuse
 from supervisor.handlers import load_handler
 from supervisor.server import DrainReport, Server
 from supervisor.workers.access import AccessLog
+from supervisor.workers.answers import plain_stats
 from supervisor.workers.channel import Channel
 from supervisor.workers.logs import configure
 from supervisor.workers.options import ServeOptions
@@ -37,6 +36,8 @@ from supervisor.workers.spoken import (
     Begin,
     Draining,
     Ended,
+    Explain,
+    Explained,
     Hasten,
     Plain,
     Ready,
@@ -44,6 +45,7 @@ from supervisor.workers.spoken import (
     Report,
     Reported,
     Retire,
+    SendTrace,
     Spoken,
     Take,
     Taken,
@@ -51,12 +53,16 @@ from supervisor.workers.spoken import (
     WriteStacks,
 )
 from supervisor.workers.stacks import task_stacks
+from supervisor.workers.state import dossiers_of
+from supervisor.workers.traces import Traces, Wanted
 
 DONE, FAILED, ASKED_WRONGLY = 0, 1, 2
 LAST_WORDS: Final = 1.0
 """Seconds that the parent has for taking them."""
 WELCOMING: Final = 1.0
 """Seconds that the connections which were taken last have for their handshakes, before a drain."""
+MOST_EXPLAINED: Final = 1000
+"""Streams of which one answer says what they wait for."""
 REPORT_SIZE: Final = 2 * 1024 * 1024
 """Bytes of one answer to a Report; actors beyond are not listed."""
 
@@ -77,6 +83,7 @@ class Duties:
         self._hastened = asyncio.Event()
         self._options: ServeOptions | None = None
         self._server: Server | None = None
+        self._traces: Traces | None = None
         self._tired = False
         self._adopted = self._ended = self._freed = 0
         """Connections that were adopted, that have ended of those, and that ended since this was last said."""
@@ -136,7 +143,12 @@ class Duties:
         access = at_end.enter_context(AccessLog(options.access_log, options.log_format, process=begin.name))
         pace = Pace(options, self._channel.tell, self._tire)
         handler = pace.wrap(access.wrap(handler))
-        return Server(handler, tls=options.tls(), limits=options.limits(), sockets=(), freed=self._released), pace
+        self._traces = Traces(begin.name)
+        server = Server(
+            handler, tls=options.tls(), limits=options.limits(), sockets=(), freed=self._released,
+            dossiers=dossiers_of(options.dossiers, os.environ, begin.name),
+        )  # fmt: skip
+        return server, pace
 
     async def _serve(self, server: Server, pace: Pace) -> DrainReport:
         async with server:
@@ -149,6 +161,8 @@ class Duties:
                 return await self._drain(server, await self._retired)
             finally:
                 pace.stop()
+                if self._traces is not None:
+                    await self._traces.close()
 
     async def _watch(self, server: Server) -> None:
         """A listener that breaks ends the worker."""
@@ -193,6 +207,10 @@ class Duties:
             case Report(number):
                 self._reports.append(number)
                 self._look_for_reports()
+            case Explain(number, stream):
+                self._do(f"why-{number}", self._explain(number, stream))
+            case SendTrace():
+                self._send_trace(message)
             case WriteStacks():
                 if "stacks" not in self._tasks:
                     self._do("stacks", self._write_stacks())
@@ -280,10 +298,22 @@ class Duties:
             while (server := self._server) is not None and self._reports:
                 number = self._reports.pop(0)
                 actors = tuple(_within(await server.census(), REPORT_SIZE))
-                self._channel.tell(Reported(number, _plain(server), actors))
+                self._channel.tell(Reported(number, plain_stats(server), actors))
                 await self._flushed()  # several answers that nobody reads yet would be too much for the channel
         finally:
             self._reporting = False
+
+    async def _explain(self, number: int, stream: str) -> None:
+        found = await self._server.why(stream or None) if self._server is not None else []
+        told = tuple(each.to_plain() for each in found[:MOST_EXPLAINED])
+        self._channel.tell(Explained(number, told))
+
+    def _send_trace(self, message: SendTrace) -> None:
+        try:
+            if self._server is not None and self._traces is not None:
+                self._traces.begin(Wanted.of(message.options), self._server)
+        except LinkError as error:
+            logger.warning("%s", error)
 
     async def _write_stacks(self) -> None:
         stacks = task_stacks(each for each in asyncio.all_tasks() if each is not asyncio.current_task())
@@ -297,12 +327,6 @@ class Duties:
 def _line(error: BaseException) -> str:
     """What an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _plain(server: Server) -> Plain:
-    """The server's figures in total, as JSON can hold them."""
-    # Those of each connection are left out: there may be thousands, and the actors tell of each.
-    return attrs.asdict(server.stats(), filter=lambda attribute, _: attribute.name != "connection_stats")
 
 
 def _within(actors: list[Plain], most: int) -> Iterator[Plain]:

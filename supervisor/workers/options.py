@@ -110,6 +110,11 @@ def _is_text(name: str, value: object) -> None:
         raise Misuse(f"{what} of 1 to {MAX_TEXT} bytes without zeros, not {_shown(value)}")
 
 
+def _is_text_or_empty(name: str, value: object) -> None:
+    if value != "":
+        _is_text(name, value)
+
+
 def _one_of(words: tuple[str, ...]) -> _Check:
     def check(name: str, value: object) -> None:
         if value not in words:
@@ -209,6 +214,12 @@ class ServeOptions:
     log_level: str = _text(
         "warning", "LEVEL", f"the least that is logged: {', '.join(LOG_LEVELS)}", _one_of(LOG_LEVELS)
     )
+    dossiers: str | None = _text_or_none(
+        f"DIR|{OFF}",
+        f"where a file is written about each actor that crashes, for you alone; {OFF} or empty: nowhere "
+        "(default: dossiers in STATE_DIRECTORY, or in muxlink in the user's state directory)",
+        _is_text_or_empty,
+    )
     access_log: str = _text(
         OFF, f"FILE|{STDOUT}|{OFF}", f"a file for a line for each request; {STDOUT}: stdout; {OFF}: none", _is_text
     )
@@ -217,7 +228,7 @@ class ServeOptions:
         if self.certfile is None and (self.keyfile is not None or self.client_ca is not None):
             raise Misuse("option keyfile and option client_ca go with option certfile, the certificate to serve with")
         if self.workers == 0:
-            for name in ("health_bind", "max_requests", "max_worker_age", "control"):
+            for name in ("health_bind", "max_requests", "max_worker_age"):
                 if getattr(self, name) not in (None, OFF):
                     raise Misuse(f"option {name} needs a parent, and option workers is 0: --workers 1 has one")
         if self.health_bind is not None and self.health_bind == self.bind and parse_bind(self.bind).port:

@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from actors.mailbox import Ref, Reply
 from actors.messages import Exited
-from supervisor.workers.spoken import Ended, FromWorker, Hasten, Reported, Retire, WriteStacks
+from supervisor.workers.spoken import Ended, Explained, FromWorker, Hasten, Reported, Retire, SendTrace, WriteStacks
 
 # --- what a worker's actor is told ------------------------------------------------------------------------------------
 
@@ -23,6 +23,14 @@ class Give:
 @frozen
 class AskReport:
     reply: Reply[Reported] = field(repr=False)
+
+
+@frozen
+class AskWhy:
+    """Have the worker say what its streams wait for; ``stream`` names one, or is empty."""
+
+    stream: str
+    reply: Reply[Explained] = field(repr=False)
 
 
 @frozen
@@ -57,7 +65,8 @@ class Execute:
 
 
 WorkerMessage = (
-    Give | Retire | Hasten | WriteStacks | AskReport | Said | FellSilent | ProcessEnded | Look | Execute
+    Give | Retire | Hasten | WriteStacks | SendTrace | AskReport | AskWhy | Said | FellSilent | ProcessEnded | Look
+    | Execute
 )  # fmt: skip
 
 # --- what it tells the crew -------------------------------------------------------------------------------------------

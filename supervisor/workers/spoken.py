@@ -89,6 +89,26 @@ class Report:
 
 
 @frozen
+class Explain:
+    """Say what your streams wait for: all that wait, or the one of this name."""
+
+    number: int = field(validator=_COUNT)
+    stream: str = field(validator=_TEXT)
+    """Empty: all."""
+
+
+@frozen
+class SendTrace:
+    """Connect to a reader's Unix socket, and write a trace of your messages there."""
+
+    to: str = field(validator=_TEXT)
+    mode: str = field(validator=_TEXT)
+    """``dump`` what was recorded, or ``follow`` or ``capture`` what is said from now on."""
+    options: Plain = field(validator=_FIELDS)
+    """A :class:`~supervisor.workers.traces.Wanted`, as its ``as_dict()`` gives it."""
+
+
+@frozen
 class WriteStacks:
     """Write your tree and the stack of each task to the log."""
 
@@ -148,6 +168,15 @@ class Reported:
 
 
 @frozen
+class Explained:
+    """The answer to :class:`Explain`."""
+
+    number: int = field(validator=_COUNT)
+    found: tuple[Plain, ...] = field(validator=_ROWS, repr=False)
+    """Each :class:`~supervisor.explanation.Explanation`, as its ``to_plain()`` gives it."""
+
+
+@frozen
 class Draining:
     """It takes no more connections."""
 
@@ -166,15 +195,15 @@ class Ended:
     """Streams that ended during the drain."""
 
 
-ToWorker = Begin | Take | Retire | Hasten | Report | WriteStacks
-FromWorker = Ready | Beat | Taken | Released | Tired | Reported | Draining | Ended
+ToWorker = Begin | Take | Retire | Hasten | Report | Explain | SendTrace | WriteStacks
+FromWorker = Ready | Beat | Taken | Released | Tired | Reported | Explained | Draining | Ended
 Spoken = ToWorker | FromWorker
 
 _CLASSES: Final[dict[str, type[Any]]] = {
     each.__name__: each
     for each in (
-        *(Begin, Take, Retire, Hasten, Report, WriteStacks),
-        *(Ready, Beat, Taken, Released, Tired, Reported, Draining, Ended),
+        *(Begin, Take, Retire, Hasten, Report, Explain, SendTrace, WriteStacks),
+        *(Ready, Beat, Taken, Released, Tired, Reported, Explained, Draining, Ended),
     )
 }
 

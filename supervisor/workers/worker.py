@@ -26,6 +26,7 @@ from supervisor.workers.channel import Channel, pair
 from supervisor.workers.options import ServeOptions
 from supervisor.workers.posts import (
     AskReport,
+    AskWhy,
     Execute,
     FellSilent,
     Give,
@@ -48,6 +49,8 @@ from supervisor.workers.spoken import (
     Begin,
     Draining,
     Ended,
+    Explain,
+    Explained,
     FromWorker,
     Hasten,
     Ready,
@@ -55,6 +58,7 @@ from supervisor.workers.spoken import (
     Report,
     Reported,
     Retire,
+    SendTrace,
     Spoken,
     Take,
     Taken,
@@ -80,9 +84,9 @@ class WorkerActor(TurnActor[WorkerMessage]):
     """One worker process."""
 
     __slots__ = (
-        "_beats", "_channel", "_doomed", "_draining", "_fresh", "_held", "_last_beat", "_look", "_look_at", "_loop",
-        "_lost", "_next", "_options", "_owner", "_pid", "_process", "_reports", "_retired", "_returncode", "_said",
-        "_untaken", "_why",
+        "_beats", "_channel", "_doomed", "_draining", "_explanations", "_fresh", "_held", "_last_beat", "_look",
+        "_look_at", "_loop", "_lost", "_next", "_options", "_owner", "_pid", "_process", "_reports", "_retired",
+        "_returncode", "_said", "_untaken", "_why",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = WorkerMessage
@@ -108,6 +112,7 @@ class WorkerActor(TurnActor[WorkerMessage]):
         self._pid: int | None = None
         self._untaken: dict[int, sockets.socket] = {}
         self._reports: dict[int, Reply[Reported]] = {}
+        self._explanations: dict[int, Reply[Explained]] = {}
         self._retired = False
         self._returncode: int | None = None
         self._said: Ended | None = None
@@ -163,8 +168,12 @@ class WorkerActor(TurnActor[WorkerMessage]):
                 self._say(message)
                 self._retired = True
                 self.after(ENDING, Execute(f"did not end within {ENDING:g} s of being told to"))
-            case WriteStacks():
+            case WriteStacks() | SendTrace():
                 self._say(message)
+            case AskWhy(stream, reply):
+                self._next += 1
+                self._explanations[self._next] = reply
+                self._say(Explain(self._next, stream))
             case AskReport(reply):
                 self._next += 1
                 self._reports[self._next] = reply
@@ -255,6 +264,9 @@ class WorkerActor(TurnActor[WorkerMessage]):
             case Reported(number):
                 if reply := self._reports.pop(number, None):
                     reply.tell(message)
+            case Explained(number):
+                if asked := self._explanations.pop(number, None):
+                    asked.tell(message)
             case Draining():
                 self._hear_draining()
             case Ended():
@@ -371,8 +383,11 @@ class WorkerActor(TurnActor[WorkerMessage]):
         untaken, self._untaken = tuple(self._untaken.values()), {}
         self._return(untaken)
         reports, self._reports = self._reports, {}
-        for reply in reports.values():
-            reply.fail(Closed(f"{self.name} has ended"))
+        for report in reports.values():
+            report.fail(Closed(f"{self.name} has ended"))
+        explanations, self._explanations = self._explanations, {}
+        for explanation in explanations.values():
+            explanation.fail(Closed(f"{self.name} has ended"))
 
     def _finish(self, exited: Exited) -> None:
         super()._finish(exited)
@@ -381,7 +396,7 @@ class WorkerActor(TurnActor[WorkerMessage]):
     def unheard(self, message: WorkerMessage) -> None:
         if isinstance(message, Give):
             self._return((message.connection,))
-        elif isinstance(message, AskReport):
+        elif isinstance(message, (AskReport, AskWhy)):
             message.reply.fail(Closed(f"{self.name} has ended"))
 
     def detail(self) -> Mapping[str, str | int | float | bool | None]:

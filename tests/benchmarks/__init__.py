@@ -10,7 +10,9 @@ Rules:
   which stands beside the median.
 - What is measured runs in a process of its own, fresh for each run, and is the only busy Python process meanwhile.
 - The bare loop is as good as a short loop can be; it takes no safety from h2 and adds none (see ``loops``).
-- Ours runs with its default settings, through the interface that users have.
+- Ours runs with its default settings, through the interface that users have, but for the flight recorder: it is off, so
+  that its cost does not hide what else has changed. ``--recorder`` measures ours with it as well, beside ours without
+  it, and ``trace`` says what it costs.
 - A failed request, a wrong status or a missing byte ends the benchmark: a rate of failures is no figure.
 
 Peers, all in C, all from Debian's nghttp2-client and nghttp2-server, and each faster than anything that h2 in Python
@@ -39,6 +41,10 @@ in C would do:
   workers (within 1); connections a second through the parent (at least 0.5); SIGHUP every 3 s for 20 s (nothing failed
   or refused, p99 at most 5 times, no more processes and memory than of one more worker); from exec to READY, beside
   the start of Python, and what is imported until then.
+- ``trace``: the flight recorder, which is on by default, beside the same without it: a server's requests a second and
+  for each CPU second (at least 0.9); the tests of its flag in a server where it is off (at most 2 % of a request, as
+  far as that can be had, see ``traces``); the memory of 1,000 links and a server whose ring is full (at most its 16 MiB
+  and a twentieth more).
 - ``flood``: hostile clients against our server, and a bystander's latency; it has no pairs, and nothing beside it. Its
   figures hold for one machine; what matters is its bars. ``flood:ATTACK`` runs one, as ``tls:client`` runs a part.
 
@@ -47,6 +53,7 @@ Map: ``__main__`` (arguments), ``suite`` (the benchmarks), ``harness`` (pairs, p
 ``loops`` and ``talks`` (the bare loop), ``rival`` (httpx), ``mailboxes``, ``certificates``; ``studies`` (several
 figures a run), ``streams`` and what is done for it in ``idle``, ``latency``; ``links`` (whole links), and what is done
 for it in ``resting``, ``echoes`` and ``recovery`` (a program); ``processes`` (servers of several), ``parents`` (one
-such), ``served`` (its handler), ``reloads``, ``knocking`` and ``visitors`` (programs); ``flood``, ``attacks`` (their
+such), ``served`` (its handler), ``reloads``, ``knocking`` and ``visitors`` (programs); ``traces``, and what is done for
+it in ``recorded`` (a program); ``flood``, ``attacks`` (their
 frames), ``attacker`` and ``bystander`` (programs).
 """

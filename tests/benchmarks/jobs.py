@@ -153,7 +153,7 @@ def main(servers: Mapping[str, Serve], clients: Mapping[str, Run]) -> None:
         role.add_argument("amount", type=int)
     asked = parser.parse_args()
     options = Options(recorder=asked.recorder, tls=asked.tls, rate=asked.rate, at=asked.at)
-    _allow_sockets()
+    allow_sockets()
     if asked.role in servers:
         asyncio.run(servers[asked.role](options))
         return
@@ -166,7 +166,7 @@ def listening(port: int) -> None:
     print("listening", port, time.monotonic(), flush=True)
 
 
-def _allow_sockets() -> None:
+def allow_sockets() -> None:
     """As many as this user may have: a thousand links take more than is usual."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,4 +1,7 @@
-"""The jobs done through muxlink, by the interface that users have and with its default settings."""
+"""The jobs done through muxlink, by the interface that users have and with its default settings but one.
+
+The flight recorder, which is on by default, is off unless ``--recorder`` is given: what it costs is told by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from actors.server_stream import Handler, ServerStream
 from actors.settings import Health, Limits, Tls
-from actors.trace import Recorder, Tracer
 from supervisor.link import Link
 from supervisor.server import Server
 from tests.benchmarks import certificates, echoes, idle, jobs, resting
@@ -49,17 +51,10 @@ async def _bulk(stream: ServerStream) -> None:
             await stream.send(chunk)
 
 
-def _record(tracer: Tracer, options: Options) -> None:
-    if options.recorder:
-        tracer.attach(Recorder())
-
-
 def _link(port: int, options: Options, *, health: Health | None = None, max_connections: int = 1) -> Link:
     tls = None if options.tls is None else Tls(cacert=options.tls / certificates.AUTHORITY)
     url = f"{options.scheme}://127.0.0.1:{port}"
-    link = Link(url, tls=tls, health=health, max_connections=max_connections)
-    _record(link.tracer, options)
-    return link
+    return Link(url, tls=tls, health=health, max_connections=max_connections, record=options.recorder)
 
 
 def _serving(handler: Handler, limits: Limits | None = None) -> jobs.Serve:
@@ -67,8 +62,8 @@ def _serving(handler: Handler, limits: Limits | None = None) -> jobs.Serve:
         tls = None
         if options.tls is not None:
             tls = Tls(certfile=options.tls / certificates.CERTIFICATE, keyfile=options.tls / certificates.KEY)
-        async with Server(handler, "127.0.0.1", options.at, tls=tls, limits=limits) as server:
-            _record(server.tracer, options)
+        recorder = options.recorder
+        async with Server(handler, "127.0.0.1", options.at, tls=tls, limits=limits, record=recorder) as server:
             jobs.listening(server.port)
             await asyncio.get_running_loop().create_future()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import evolve
 
-from tests.benchmarks import certificates, harness, jobs, latency, links, mailboxes, peers, processes, streams
+from tests.benchmarks import certificates, harness, jobs, latency, links, mailboxes, peers, processes, streams, traces
 from tests.benchmarks.flood import Flood
 from tests.benchmarks.harness import BYTES, REQUESTS, Benchmark, Measure
 from tests.benchmarks.studies import Study
@@ -135,6 +135,7 @@ ALL: tuple[Benchmark | Study | Flood, ...] = (
     *latency.ALL,
     *links.ALL,
     *processes.ALL,
+    *traces.ALL,
     *(_over_tls(plain, start) for plain, start in zip(_PLAIN, _TLS, strict=True)),
     Flood(),
 )

@@ -52,8 +52,8 @@ def executable(name: str) -> str:
 def environment() -> dict[str, str]:
     """This process's environment, less what would send a request for the loopback interface to a proxy."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    # The command is found from any working directory, installed or not.
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    # The command is found from any working directory, installed or not; handlers that crash leave nothing behind.
+    return {**kept, "PYTHONPATH": str(ROOT), "MUXLINK_DOSSIERS": "off"}
 
 
 @frozen

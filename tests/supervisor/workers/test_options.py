@@ -59,6 +59,8 @@ def test_a_time_may_be_whole_as_files_have_it(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, (kind, _) in describe().items() if kind.kind is str])
 @pytest.mark.parametrize("value", ["", "a\0b", "x" * 5000, 7, True, b"app:handler", ["app:handler"]])
 def test_a_text_that_is_none_is_refused(name: str, value: object) -> None:
+    if (name, value) == ("dossiers", ""):
+        value = "\0"  # empty is a way to switch them off
     with pytest.raises(Misuse, match=f"^option {name} must be ") as caught:
         options(**{name: value})
     assert len(str(caught.value)) < 300
@@ -107,7 +109,7 @@ def test_the_longest_path_of_a_socket_is_taken() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("health_bind", "127.0.0.1:1"), ("max_requests", 9), ("max_worker_age", 9.0), ("control", "control.sock")],
+    [("health_bind", "127.0.0.1:1"), ("max_requests", 9), ("max_worker_age", 9.0)],
 )
 def test_what_needs_a_parent_is_refused_without_one(name: str, value: object) -> None:
     with pytest.raises(Misuse, match=f"option {name} needs a parent, and option workers is 0: --workers 1 has one"):
@@ -115,8 +117,14 @@ def test_what_needs_a_parent_is_refused_without_one(name: str, value: object) ->
     assert getattr(options(workers=1, **{name: value}), name) == value
 
 
-def test_no_control_socket_needs_no_parent() -> None:
-    assert options(workers=0, control="off").control == "off"
+@pytest.mark.parametrize("path", ["off", "control.sock"])
+def test_a_control_socket_needs_no_parent(path: str) -> None:
+    assert options(workers=0, control=path).control == path
+
+
+@pytest.mark.parametrize("directory", ["", "off", "/var/lib/app/dossiers", None])
+def test_dossiers_go_to_a_directory_or_nowhere(directory: str | None) -> None:
+    assert options(dossiers=directory).dossiers == directory
 
 
 def test_probes_have_a_port_of_their_own() -> None:
