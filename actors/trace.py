@@ -243,6 +243,14 @@ class Recorder:
         self.keep()
         return len(self._rows) + len(self.waiting)
 
+    def copy(self) -> Recorder:
+        """A ring of what this one holds now; a fiftieth of the time that it takes to look at all of it."""
+        self.keep()
+        other = Recorder(self.max_bytes)
+        other._rows, other.waiting = self._rows.copy(), self.waiting.copy()
+        other._bytes, other._dropped = self._bytes, self._dropped
+        return other
+
     def chain(self, event_id: int) -> list[TraceEvent]:
         """An event and its causes, newest first, back to the first one or to where the ring forgot."""
         known = {event.id: event for event in self}

@@ -95,7 +95,8 @@ class Dossiers:
                 self._saying = loop.call_later(MINUTE, self._say_left_out)
             return
         crash = actor.crash()
-        events = list(actor.tracer.recorder or ())
+        recorder = actor.tracer.recorder
+        events = recorder.copy() if recorder is not None else ()
         asked = [reply for ref in crash.watchers if (reply := _asked(ref)) is not None]
         plain = {
             **_header(self.process, actor.tracer),
@@ -125,7 +126,7 @@ class Dossiers:
             "%d more crashes have no dossier: %d are written in a minute at most", count, MOST_A_MINUTE
         )  # fmt: skip
 
-    async def _write(self, plain: Plain, asked: Sequence[Reply[ActorState]], events: list[TraceEvent]) -> None:
+    async def _write(self, plain: Plain, asked: Sequence[Reply[ActorState]], events: Iterable[TraceEvent]) -> None:
         name = str(plain["actor"])
         parent = await _parent(asked, name)
         if parent is not None:
@@ -139,7 +140,7 @@ class Dossiers:
         else:
             logger.warning("%s crashed: what is known of it is in %s", name, path)
 
-    def _file(self, plain: Plain, events: list[TraceEvent]) -> Path:
+    def _file(self, plain: Plain, events: Iterable[TraceEvent]) -> Path:
         """Write one, and let the oldest go; runs in a thread."""
         last = _last_events(events, str(plain["actor"]))
         told = Places().fill([event_of(self.process, event) for event in last])

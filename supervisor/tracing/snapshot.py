@@ -58,7 +58,7 @@ def take(
     process = process or default_process()
     return partial(
         _trace, head(process, clock, dropped=recorder.dropped), tuple(conversations(process, living)),
-        list(recorder), prefix,
+        recorder.copy(), prefix,
     )  # fmt: skip
 
 

@@ -273,3 +273,15 @@ def test_a_recorder_can_be_read_while_it_records() -> None:
     for _ in recorder:
         tracer.told("a", Note("2"))
     assert len(recorder) == 2
+
+
+def test_a_copy_of_the_ring_stays_as_it_was() -> None:
+    tracer, recorder = recorded()
+    tracer.noted("a", Note("before"))
+    waits = tracer.told("b", Note("waits"))
+    copy = recorder.copy()
+    tracer.noted("a", Note("after"))
+    tracer.take(waits)
+    assert [(event.summary, event.taken) for event in copy] == [("before", 0.0), ("waits", None)]
+    assert (len(copy), copy.bytes, copy.dropped) == (2, 501 + len("before") - 1, 0)
+    assert [event.summary for event in recorder] == ["before", "waits", "after"]
