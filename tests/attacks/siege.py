@@ -83,7 +83,7 @@ class Siege:
 
     def _exits(self, limit: str) -> list[str]:
         """The ends of connections, not of streams, that name the limit."""
-        ends = (event.summary for event in self.recorder if event.message == "Exited" and limit in event.summary)
+        ends = (event.summary for event in self.recorder if event.type == "Exited" and limit in event.summary)
         return [each for each in ends if "/stream-" not in each.partition(" ")[0]]
 
     async def ends(self, limit: str, code: int = Code.ENHANCE_YOUR_CALM) -> Frame:

@@ -236,7 +236,7 @@ async def test_answers_that_nobody_reads_end_the_connection() -> None:
         peer.send(frames.window_update(0, 2**31 - 65_536))
         peer.send(b"".join(frames.headers(i, DOWNLOAD, end_stream=True) for i in range(1, 60, 2)))
         async with siege.watched():
-            await until(lambda: any(each.message == "WritePaused" for each in siege.recorder))
+            await until(lambda: any(each.type == "WritePaused" for each in siege.recorder))
             peer.send(frames.ping() * (limits.max_unsent_control_frames + 1))
             await until(lambda: any("max_unsent_control_frames" in each.summary for each in siege.recorder))
 
