@@ -29,7 +29,10 @@ from __future__ import annotations
 
 import copyreg
 import enum
-from typing import Any, Self
+from typing import Any, Final, Self
+
+_MOST_CAUSES: Final = 20
+"""Of one error that are looked at; they may be a circle."""
 
 
 class Outcome(enum.Enum):
@@ -201,3 +204,15 @@ class ProcessFailed(TransportError):
         super().__init__(message, outcome=outcome)
         self.returncode = returncode
         self.last_lines = last_lines
+
+
+def words_of(error: LinkError) -> str:
+    """What an error says, for a trace: without the words of others that it repeats, which may be secret."""
+    text, cause = str(error), error.__cause__
+    for _ in range(_MOST_CAUSES):
+        if cause is None:
+            break
+        if not isinstance(cause, LinkError) and (words := str(cause)):
+            text = text.replace(words, type(cause).__name__)
+        cause = cause.__cause__
+    return text

@@ -252,7 +252,5 @@ class Mailbox(Generic[M]):
 
 def closed_error(name: str, reason: BaseException | None) -> Closed:
     """What someone gets who waits for an actor that has ended."""
-    # What other programs' exceptions say may be secret, and errors of ours are shown in traces; it is chained.
-    said = str(reason) if isinstance(reason, LinkError) else type(reason).__name__
-    why = f": {said}" if reason is not None and said else ""
+    why = f": {reason}" if reason is not None and str(reason) else ""
     return Closed.because(f"{name} has ended{why}", reason)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from attrs import field, frozen
 
-from actors.errors import LinkError, Outcome, code_name
+from actors.errors import LinkError, Outcome, code_name, words_of
 from actors.headers import Pair
 from actors.mailbox import Ref, Reply, SystemMessage
 from actors.pictures import Picture
@@ -40,7 +40,7 @@ class Exited:
             return self.name + " ended"
         how = "crashed" if self.crashed else "ended"
         # What other programs' exceptions say may hold a body.
-        why = str(self.reason) if isinstance(self.reason, LinkError) else type(self.reason).__name__
+        why = words_of(self.reason) if isinstance(self.reason, LinkError) else type(self.reason).__name__
         return f"{self.name} {how}" + (f": {why}" if self.reason is not None else "")
 
 
@@ -221,7 +221,7 @@ class StreamFailed:
     """What is known of the request; None where the stream itself knows best."""
 
     def summary(self) -> str:
-        return str(self.error)
+        return words_of(self.error)
 
 
 @frozen

@@ -83,7 +83,7 @@ def test_the_example_of_an_own_actor_crashes_and_goes_on() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "ada: 1815",
-        "bob: cache has ended: KeyError",
+        "bob: cache has ended: 'bob'",
         "cache: running, restarts: 1, because of KeyError('bob')",
         "bob: 1923",
     ]

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.actor import Actor
-from actors.errors import LinkError, Misuse
+from actors.errors import LinkError, Misuse, words_of
 from actors.mailbox import Ref, Reply
 from actors.messages import ActorState, GetState
 from actors.trace import TraceEvent, Tracer
@@ -197,7 +197,7 @@ def _causes(error: BaseException | None) -> Iterator[Plain]:
         seen.add(id(error))
         plain: Plain = {"class": _class(error)}
         if isinstance(error, LinkError):
-            plain["text"] = _text(error)
+            plain["text"] = words_of(error)
         if isinstance(error, BaseExceptionGroup):
             plain["group"] = [_class(each) for each in error.exceptions[:MOST_CAUSES]]
         plain["frames"] = [
@@ -211,16 +211,6 @@ def _causes(error: BaseException | None) -> Iterator[Plain]:
 def _class(error: BaseException) -> str:
     kind = type(error)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _text(error: LinkError) -> str:
-    """What our own error says, without the words of others that it repeats: they may hold anything."""
-    text, cause = str(error), error.__cause__
-    while cause is not None:
-        if not isinstance(cause, LinkError) and (words := str(cause)):
-            text = text.replace(words, type(cause).__name__)
-        cause = cause.__cause__
-    return text
 
 
 # --- who --------------------------------------------------------------------------------------------------------------

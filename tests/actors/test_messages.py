@@ -11,7 +11,7 @@ import pytest
 from actors import messages
 from actors.errors import Closed, GoAway, Outcome, StreamReset
 from actors.headers import SECRETS, Pair, request_head
-from actors.mailbox import Ref, SystemMessage
+from actors.mailbox import Ref, SystemMessage, closed_error
 from actors.messages import (
     BytesArrived,
     ConnectionFact,
@@ -131,3 +131,11 @@ def test_system_messages_are_in_no_actors_protocol_and_ordinary_ones_in_one_at_l
 @pytest.mark.parametrize("parent", ["connection", "listener"])
 def test_who_has_children_understands_their_ends(parent: str) -> None:
     assert Exited in get_args(UNIONS[parent])
+
+
+def test_what_another_programs_exception_says_is_not_repeated_in_a_trace() -> None:
+    """T3: it may be secret, and an error of ours that came of it may quote it."""
+    error = closed_error("worker", ValueError("a password"))
+    assert str(error) == "worker has ended: a password"
+    assert Exited("worker", error, crashed=False).summary() == "worker ended: worker has ended: ValueError"
+    assert StreamFailed(error).summary() == "worker has ended: ValueError"

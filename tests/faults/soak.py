@@ -23,6 +23,7 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from actors.trace import flight_recorder
 from supervisor.link import Link
 from supervisor.link_state import LinkState
 from tests.faults.ledger import OUTCOMES, Ledger, idempotent
@@ -271,6 +272,8 @@ def _census() -> tuple[int, int, int]:
 async def soak(seed: int, seconds: float, folder: Path, *, tls: bool = False) -> Result:
     """One run, from nothing to nothing."""
     authority = Authority(folder) if tls else None
+    # What it holds grows until it is full: here that is before anything is counted.
+    flight_recorder(asyncio.get_running_loop()).max_bytes = 64 * 1024
     async with AsyncExitStack() as stack:
         services = []
         for number in range(2):
