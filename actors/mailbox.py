@@ -151,7 +151,7 @@ class Mailbox(Generic[M]):
             if not self._make_room(message):
                 return False
             backlog = self._backlog
-        if self.tracer.on:
+        if self.tracer.on or type(message) is list:
             backlog.append(self.tracer.told(self.name, message))
         else:
             backlog.append(message)
@@ -241,7 +241,7 @@ class Mailbox(Generic[M]):
         speaker, event = tracer.actor, tracer.event
         for _ in range(min(most, len(told))):
             item = told.popleft()
-            if type(item) is Entry:
+            if type(item) is list:
                 tracer.speak_as(self.name, number_of(item))
                 self.bury(tracer.take(item, dead=True))
             else:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 from attrs import field, frozen
 
-from actors.errors import LinkError, Outcome, code_name, words_of
+from actors.errors import ErrorCode, LinkError, Outcome, code_name, words_of
 from actors.headers import Pair
 from actors.mailbox import Ref, Reply, SystemMessage
 from actors.pictures import Picture
@@ -160,7 +160,7 @@ class HeadersArrived:
     ended: bool
 
     def summary(self) -> str:
-        return f"{_fields_summary(self.pairs)}, ended" if self.ended else _fields_summary(self.pairs)
+        return _fields_summary(self.pairs, self.ended)
 
 
 @frozen
@@ -320,6 +320,8 @@ class Drain:
     error: LinkError
     debug: bytes = b""
     """What GOAWAY tells the peer's people."""
+    code: int = ErrorCode.NO_ERROR
+    """What the last GOAWAY gives as the reason."""
 
     def summary(self) -> str:
         return f"{self.seconds:g} s"
@@ -581,25 +583,26 @@ ListenerMessage = SocketAccepted | Drain | ChangeLimits | ConnectionNews | Exite
 
 _MOST_REMEMBERED: Final = 64
 _LONGEST_REMEMBERED: Final = 200
-_remembered: Final[dict[tuple[Pair, ...], str]] = {}
+_remembered: Final[dict[tuple[object, ...], str]] = {}
 """What was said of the heads of requests that came before."""
 
 
-def _fields_summary(pairs: list[Pair]) -> str:
-    """The pseudo-headers, without a path's query, and the names of the rest."""
-    # Most requests begin with four that came before: looking them up takes a third of making a text of them anew.
-    head = tuple(pairs[:4])
-    if (known := _remembered.get(head)) is not None:
-        return f"{known}{len(pairs) - 4}"
+def _fields_summary(pairs: list[Pair], ended: bool = False) -> str:
+    """The pseudo-headers, without a path's query, and how many others there are."""
+    # Most requests are like one that came before: looking it up takes a third of making a text of it anew.
+    key = (*pairs[:4], len(pairs), ended)
+    if (known := _remembered.get(key)) is not None:
+        return known
     shown = []
     for name, value in pairs:
         if name[:1] != b":":
             break  # they come first (RFC 9113, 8.3)
         shown.append(value.partition(b"?")[0] if name == b":path" else value)
-    text = f"{b' '.join(shown).decode('latin-1')} +"
+    text = b" ".join(shown).decode("latin-1")
+    said = f"{text} +{len(pairs) - len(shown)}{', ended' if ended else ''}"
     # Nothing that is long, and no query, which may be a secret.
-    if len(shown) == 4 and len(text) == sum(len(value) for _, value in head) + 5 <= _LONGEST_REMEMBERED:
+    if len(shown) == 4 and len(text) == sum(len(value) for _, value in pairs[:4]) + 3 <= _LONGEST_REMEMBERED:
         if len(_remembered) >= _MOST_REMEMBERED:
             _remembered.clear()
-        _remembered[head] = text
-    return f"{text}{len(pairs) - len(shown)}"
+        _remembered[key] = said
+    return said

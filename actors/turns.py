@@ -33,7 +33,7 @@ from actors.messages import (
     TraceOn,
     Watch,
 )
-from actors.trace import NUMBER, Entry, Tracer, number_of, shown, summary_of
+from actors.trace import NUMBER, Tracer, number_of, shown, summary_of
 
 logger: Final = logging.getLogger("muxlink.actor")
 
@@ -226,7 +226,7 @@ class TurnActor(Actor[M]):
         late = perf_counter() + SECONDS_PER_TURN
         for _ in range(min(len(batch), MESSAGES_PER_TURN)):
             message = batch.popleft()
-            if type(message) is Entry:
+            if type(message) is list:
                 event = self._event = tracer.event = message[NUMBER]
                 tracer.actor = self.name
                 message = tracer.take(message)
@@ -307,7 +307,7 @@ class TurnActor(Actor[M]):
         batch, tracer = self._batch, self.tracer
         for _ in range(min(len(batch), MESSAGES_PER_TURN)):
             item = batch.popleft()
-            if type(item) is Entry:
+            if type(item) is list:
                 tracer.speak_as(self.name, number_of(item))
                 self._late(tracer.take(item))
             else:
@@ -362,7 +362,7 @@ class TurnActor(Actor[M]):
 
     def _unhandled(self) -> Iterator[tuple[str, str]]:
         for item in itertools.chain(self._batch, self.mailbox.waiting()):
-            if type(item) is Entry:
+            if type(item) is list:
                 event = shown(item)
                 yield event.type, event.summary
             else:

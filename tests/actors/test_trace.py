@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from actors.errors import StreamReset
 from actors.mailbox import Mailbox
 from actors.messages import FramesSent, StreamFailed
-from actors.trace import MAX_SUMMARY, Entry, Recorder, TraceEvent, Tracer, summary_of
+from actors.trace import MAX_SUMMARY, Recorder, TraceEvent, Tracer, summary_of
 
 
 @frozen
@@ -59,7 +59,7 @@ async def test_an_event_says_when_it_was_taken_and_lets_go_of_what_may_be_large(
     mailbox.tell(frames)
     assert [(event.message, event.taken) for event in recorder] == [(note, None), (frames, None)]
     for each in await mailbox.take():
-        assert isinstance(each, Entry)
+        assert isinstance(each, list)
         tracer.take(each)
     large, small = recorder
     assert (large.message, large.time, large.taken, large.summary) == (None, 0.0, 2.0, "large")
@@ -73,7 +73,7 @@ async def test_of_many_messages_that_wait_some_are_shown_and_all_that_were_taken
         mailbox.tell(Note(str(number)))
     assert len(recorder) == 4_096
     for each in await mailbox.take():
-        assert isinstance(each, Entry)
+        assert isinstance(each, list)
         tracer.take(each)
     assert [event.id for event in recorder] == list(range(1, 6_001))
 
@@ -114,7 +114,7 @@ async def test_the_recorders_bytes_stay_under_the_cap_over_a_million_messages() 
         for number in range(1000):
             mailbox.tell(kinds[number % 4])
         for entry in await mailbox.take():
-            assert isinstance(entry, Entry)
+            assert isinstance(entry, list)
             tracer.take(entry)
             highest = max(highest, recorder.bytes)
     assert cap * 0.9 < highest <= cap
@@ -258,7 +258,7 @@ async def test_only_messages_told_while_tracing_travel_in_an_envelope() -> None:
     mailbox.tell("after")
     before, traced, after = await mailbox.take()
     assert (before, after) == ("before", "after")
-    assert isinstance(traced, Entry)
+    assert isinstance(traced, list)
     assert tracer.take(traced) == "traced"
 
 

@@ -116,3 +116,37 @@ def test_a_head_of_many_that_came_before_says_what_is_its_own() -> None:
         arrived = HeadersArrived([*HEAD, (b":path", b"/%d" % number), (b"accept", b"*/*")], False)
         assert arrived.summary() == f"GET http host /{number} +1"
     assert HeadersArrived([(b":status", b"200"), (b"server", b"x")], False).summary() == "200 +1"
+
+
+class Gatherer(TurnActor[list[int]]):
+    """Its messages are lists, as those that stand for messages in a traced mailbox are."""
+
+    __slots__ = ("got",)
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__("gatherer", tracer)
+        self.got: list[list[int]] = []
+
+    def receive(self, message: list[int]) -> None:
+        self.got.append(message)
+        if not message:
+            raise Stop
+
+
+@pytest.mark.parametrize("told", ["while traced", "before", "after", "untraced"])
+async def test_a_message_that_is_a_list_comes_as_it_was_told(told: str) -> None:
+    """Whether anybody traces when it is told, and when it is taken, or not."""
+    tracer, recorder = recorded()
+    if told in ("before", "untraced"):
+        tracer.record(None)
+    gatherer = Gatherer(tracer)
+    for message in ([1, 2, 3], [], [4]):
+        gatherer.tell(message)
+    if told == "before":
+        tracer.record(recorder)
+    elif told == "after":
+        tracer.record(None)
+    gatherer.start()
+    await gatherer.wait()
+    assert gatherer.got == [[1, 2, 3], []]
+    assert gatherer.mailbox.dead_letters == 1
