@@ -23,6 +23,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import itertools
 import logging
 import re
 import signal
@@ -34,6 +35,9 @@ import pytest
 from tests.support.clock import JumpingLoop
 
 collect_ignore = ["benchmarks"]
+
+_FREEZE_EVERY = 64
+_runs = itertools.count(1)
 
 MARKERS = (
     "virtual_time: run the async test on a loop whose clock jumps to the next timer when nothing is ready",
@@ -112,6 +116,8 @@ def _run(test: Callable[[], Awaitable[None]], *, virtual: bool, debug: bool) -> 
         runner.run(body())
     # Here, so that whatever was left behind complains inside the test that left it.
     gc.collect()
+    if next(_runs) % _FREEZE_EVERY == 0:
+        gc.freeze()  # reports of tests gather: at the end of a long run the collection would take twenty times as long
     if complaints:
         pytest.fail("\n".join(complaints), pytrace=False)
 

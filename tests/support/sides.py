@@ -84,7 +84,7 @@ async def settle(turns: int = TURNS) -> None:
         await asyncio.sleep(0)
 
 
-async def until(ready: Callable[[], bool], *, timeout: float = 5.0) -> None:
+async def until(ready: Callable[[], bool], *, timeout: float = 30.0) -> None:
     """Turn the loop until ``ready()``, for what real sockets bring about and no future tells."""
     async with asyncio.timeout(timeout):
         while not ready():  # noqa: ASYNC110  (nobody sets an event for it)
