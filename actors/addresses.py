@@ -76,7 +76,7 @@ class Address:
     endpoint: Endpoint
     """What it was found for; its host is the name that TLS verifies."""
     family: int
-    """``socket.AF_INET``, ``AF_INET6`` or ``AF_UNIX``."""
+    """``socket.AF_INET``, ``AF_INET6`` or ``AF_UNIX``; ``AF_UNSPEC`` for one that only a proxy finds."""
     sockaddr: SocketAddress
 
     def __str__(self) -> str:
@@ -87,8 +87,8 @@ class Address:
 
     @property
     def numeric(self) -> bool:
-        """Whether it needed no lookup, and so stays the same."""
-        return self.endpoint.numeric
+        """Whether it needed no lookup of ours, and so stays the same."""
+        return self.family == sockets.AF_UNSPEC or self.endpoint.numeric
 
 
 def _joined(host: str, port: int) -> str:

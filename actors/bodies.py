@@ -138,6 +138,8 @@ class Outgoing:
     """Whether its body waits for 100 (RFC 9110, 10.1.1)."""
     promised: Callable[[StreamActor], None] | None = field(default=None, repr=False)
     """Gets the actor of each stream that the server promises along with this one; None refuses them all."""
+    is_out: bool = False
+    """Whether all of it went out before, over HTTP/1.1 (RFC 7540, 3.2); it has no ``body`` then."""
     given: float | None = None
     """The seconds that the caller gave, where some of them have passed before the opening."""
 
@@ -429,7 +431,8 @@ async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
     """Open the stream and send what the caller gave for its body, if anything."""
     body = outgoing.body
     if body is None:
-        _open(actor, outgoing, b"" if outgoing.head[0][1].decode() in BODYLESS_METHODS else None)
+        whole = outgoing.is_out or outgoing.head[0][1].decode() in BODYLESS_METHODS
+        _open(actor, outgoing, b"" if whole else None)
         return
     _open(actor, outgoing, None)
     await actor.until(lambda: actor.sent)

@@ -44,11 +44,15 @@ class ClientConnection(ConnectionActor):
         limits: Limits,
         owner: Ref[ConnectionNews],
         push: bool = False,
+        upgraded: bool = False,
         monitor: Monitor | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        """``push`` lets the server promise streams (SETTINGS_ENABLE_PUSH)."""
-        wire = Wire(client=True, limits=limits, push=push)
+        """``push`` lets the server promise streams (SETTINGS_ENABLE_PUSH).
+
+        ``upgraded``: the first request went out before, over HTTP/1.1 (RFC 7540, 3.2); only its response is to come.
+        """
+        wire = Wire(client=True, limits=limits, push=push, upgraded=upgraded)
         super().__init__(name, socket, wire, peer=peer, owner=owner, monitor=monitor, tracer=tracer)
         self._slots: Slots[str] = Slots(ASSUMED_MAX_STREAMS)
         self._waiting: dict[str, OpenStream] = {}
@@ -154,7 +158,7 @@ class ClientConnection(ConnectionActor):
         self._farewell.finish(drain.error)
         if self._farewell.going is None:
             self._farewell.refuse(drain.error)
-            self._farewell.say(ErrorCode.NO_ERROR, drain.debug)
+            self._farewell.say(drain.code, drain.debug)
         self.keep(Wait.DRAIN, drain.seconds)
         self._send_home(drain.error)
 

@@ -74,7 +74,7 @@ async def connect(
         left = [each for each in left if each != address and each not in contest.failures]
         patience = (until - loop.time()) / (2 if left else 1)
         try:
-            return address, await _established(
+            return address, await established(
                 tracer, address, socket, tls=tls, patience=patience, user_timeout=user_timeout
             )
         except (ConnectFailed, TlsFailed) as error:
@@ -220,7 +220,7 @@ def _place(address: Address) -> str:
     return name if address.numeric else f"{name} ({address})"
 
 
-async def _established(
+async def established(
     tracer: Tracer,
     address: Address,
     socket: sockets.socket,
@@ -228,21 +228,27 @@ async def _established(
     tls: TlsSide | None,
     patience: float,
     user_timeout: float,
+    where: str | None = None,
 ) -> SocketProtocol:
-    """A protocol for a connected socket, which it owns whatever happens. Raises TlsFailed, ConnectFailed."""
+    """A protocol for a connected socket, which it owns whatever happens; encrypted within ``patience`` seconds.
+
+    ``where`` it leads to, for one to a proxy, whose own address does not say it. Raises TlsFailed and ConnectFailed.
+    """
     loop = asyncio.get_running_loop()
     make = loop.create_unix_connection if address.family == sockets.AF_UNIX else loop.create_connection
+    place = where if where is not None else _place(address)
     try:
-        transport, protocol = await make(lambda: SocketProtocol(tracer), sock=socket)
+        transport, protocol = await make(lambda: SocketProtocol(tracer, where=where), sock=socket)
     except BaseException as error:
         socket.close()
         if isinstance(error, OSError):
-            raise ConnectFailed.because(f"no connection to {_place(address)}: {reason_of(error)}", error) from error
+            raise ConnectFailed.because(f"no connection to {place}: {reason_of(error)}", error) from error
         raise
     set_user_timeout(transport, user_timeout)
     if tls is not None:
         try:
-            await _encrypt(transport, protocol, address, tls, patience)
+            name = address.endpoint.host if tls.server_hostname is None else tls.server_hostname
+            await _encrypt(transport, protocol, tls, where=place, name=name, patience=patience)
         except BaseException:
             transport.abort()  # closing would wait until what was written has gone out
             raise
@@ -250,13 +256,12 @@ async def _established(
 
 
 async def _encrypt(
-    transport: asyncio.Transport, protocol: SocketProtocol, address: Address, tls: TlsSide, patience: float
+    transport: asyncio.Transport, protocol: SocketProtocol, tls: TlsSide, *, where: str, name: str, patience: float
 ) -> None:
     """Let the protocol speak TLS. Raises TlsFailed.
 
     Not by ``create_connection``, which over TLS does not close what is cancelled in its first steps.
     """
-    where, name = _place(address), address.endpoint.host if tls.server_hostname is None else tls.server_hostname
     try:
         encrypted = await asyncio.get_running_loop().start_tls(
             transport,

@@ -167,7 +167,11 @@ class TransportError(LinkError):
 
 
 class ConnectFailed(TransportError):
-    """No connection could be made."""
+    """No connection could be made; ``status`` is what a proxy answered that refused to make it, else None."""
+
+    def __init__(self, message: str, *, status: int | None = None, outcome: Outcome = Outcome.NOT_SENT) -> None:
+        super().__init__(message, outcome=outcome)
+        self.status = status
 
 
 class ListenFailed(TransportError):
@@ -175,7 +179,15 @@ class ListenFailed(TransportError):
 
 
 class TlsFailed(TransportError):
-    """The TLS handshake or a certificate failed."""
+    """The TLS handshake or a certificate failed, or the peer speaks no HTTP/2 over TLS.
+
+    In the latter case ``protocol`` is what it chose by ALPN instead, empty where it chose none or has none in common
+    with us; whoever speaks HTTP/1.1, too, may try that. In every other case it is None.
+    """
+
+    def __init__(self, message: str, *, protocol: str | None = None, outcome: Outcome = Outcome.NOT_SENT) -> None:
+        super().__init__(message, outcome=outcome)
+        self.protocol = protocol
 
 
 class TransportLost(TransportError):

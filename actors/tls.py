@@ -8,6 +8,7 @@ answers for all of this but the ALPN, which must still end up with ``h2``.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import sys
 from typing import Final, NoReturn
@@ -195,6 +196,10 @@ _REASONS: Final = {
     "NO_APPLICATION_PROTOCOL": "it does not speak HTTP/2 over TLS",
 }
 """By the reason of an :class:`ssl.SSLError`."""
+_NO_COMMON_PROTOCOL: Final = ("TLSV1_ALERT_NO_APPLICATION_PROTOCOL", "NO_APPLICATION_PROTOCOL")
+"""Those of a handshake that ALPN ended."""
+_OPENSSL: Final = re.compile(r"\[[\w: ]+\] (.+) \(_ssl\.c:\d+\)$")
+"""What :mod:`ssl` says: the library and perhaps a reason, OpenSSL's words, and a line of its own source."""
 
 
 def tls_failed(error: BaseException, where: str, *, name: str | None = None, what: str = "no TLS") -> TlsFailed:
@@ -203,7 +208,7 @@ def tls_failed(error: BaseException, where: str, *, name: str | None = None, wha
         case ssl.SSLCertVerificationError(verify_code=code) if code in _VERDICTS:
             why = _VERDICTS[code] + (f" than {name}" if name is not None and code in (62, 64) else "")
         case ssl.SSLError():
-            why = _REASONS.get(error.reason) or _words(error)
+            why = _REASONS.get(_reason(error)) or _words(error)
         case TimeoutError() | ConnectionAbortedError():  # the latter is asyncio's for a handshake that takes too long
             why = "the handshake took too long"
         case ConnectionError() if name is None:
@@ -212,7 +217,12 @@ def tls_failed(error: BaseException, where: str, *, name: str | None = None, wha
             why = "it closed the connection during the handshake: does it speak TLS on this port?"
         case _:
             why = str(error) or type(error).__name__
-    return TlsFailed.because(f"{what} with {where}: {why}", error)
+    return TlsFailed.because(f"{what} with {where}: {why}", error, protocol=_none_in_common(error))
+
+
+def _none_in_common(error: BaseException) -> str | None:
+    """The protocol that ALPN ended with: none, where the two sides know no common one (RFC 7301, 3.2)."""
+    return "" if isinstance(error, ssl.SSLError) and _reason(error) in _NO_COMMON_PROTOCOL else None
 
 
 def tls_broken(error: BaseException | None, where: str, *, refused: bool) -> BaseException | None:
@@ -239,10 +249,19 @@ def first_cause(reason: BaseException | None) -> BaseException | None:
 def not_h2(where: str, chosen: str | None) -> TlsFailed:
     """The error for a peer that chose another protocol, or none, by ALPN."""
     what = f"it chose {chosen!r}" if chosen is not None else "it chose no protocol"
-    return TlsFailed(f"{where} does not speak HTTP/2 over TLS: {what} by ALPN where h2 is needed")
+    message = f"{where} does not speak HTTP/2 over TLS: {what} by ALPN where h2 is needed"
+    return TlsFailed(message, protocol=chosen or "")
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """OpenSSL's name of what went wrong; of an alert that :mod:`ssl` has no name for, from OpenSSL's words."""
+    if error.reason:
+        return error.reason
+    words = _OPENSSL.match(str(error))
+    return words[1].upper().replace(" ", "_") if words else ""
 
 
 def _words(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate does not verify: {error.verify_message}"
-    return error.reason.lower().replace("_", " ") if error.reason else str(error)
+    return _reason(error).lower().replace("_", " ") or str(error)

@@ -28,8 +28,16 @@ BACKLOG: Final = 1024
 class SocketProtocol(asyncio.Protocol):
     """One socket, told as messages."""
 
-    def __init__(self, tracer: Tracer, connected: Callable[[SocketProtocol], None] | None = None) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        connected: Callable[[SocketProtocol], None] | None = None,
+        *,
+        where: str | None = None,
+    ) -> None:
+        """``where`` the other end is, if that is not what the socket says."""
         self.tracer = tracer
+        self._where = where
         self._connected = connected
         self._kept: list[ConnectionFact] = []
         self._tell: Callable[[ConnectionFact], object] = self._kept.append
@@ -61,7 +69,7 @@ class SocketProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        address = _address(self._transport)
+        address = self._where or _address(self._transport)
         self.peer = Peer(address)
         tls = self._ssl = self._transport.get_extra_info("ssl_object")
         if tls is not None:

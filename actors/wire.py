@@ -58,10 +58,15 @@ _EXCLUSIVE: Final = 0x8000_0000
 class Wire:
     """The state of one HTTP/2 connection. Only its ConnectionActor's turn may touch it."""
 
-    def __init__(self, *, client: bool, limits: Limits, push: bool = False) -> None:
-        """``push`` says that a client takes pushes."""
+    def __init__(self, *, client: bool, limits: Limits, push: bool = False, upgraded: bool = False) -> None:
+        """``push`` says that a client takes pushes.
+
+        ``upgraded``: the connection began as HTTP/1.1, where a client's first request went out, and the values of its
+        first SETTINGS with it (RFC 7540, 3.2).
+        """
         self.client = client
         self.push_allowed = push
+        self._upgraded = upgraded
         self.terms = Terms(limits)
         """What holds between the two ends now; its streams read it."""
         self._records = Records()
@@ -155,8 +160,7 @@ class Wire:
         """
         self._records.clock = clock
         limits = self.limits
-        promised = self._settings(limits)
-        promised[SettingCodes.ENABLE_PUSH] = int(self.push_allowed)
+        promised = self._first_settings()
         # h2 makes one stream too many an error of the connection, so it gets no limit and we refuse the surplus
         # ourselves: hence SETTINGS of our own. It also takes the first settings without setting what follows from them.
         self._h2.local_settings = Settings(
@@ -164,14 +168,19 @@ class Wire:
             initial_values={SettingCodes(code): value for code, value in promised.items()}
             | {SettingCodes.MAX_CONCURRENT_STREAMS: _H2_UNLIMITED},
         )
-        # The window is the one setting that the peer may overstep until it has acknowledged ours (RFC 9113, 6.9.2).
-        self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = DEFAULT_WINDOW
+        # The window is the one setting that the peer may overstep until it has acknowledged ours (RFC 9113, 6.9.2); to
+        # who has upgraded to HTTP/2, it has (RFC 7540, 3.2.1).
+        known = max(DEFAULT_WINDOW, limits.stream_window) if self._upgraded else DEFAULT_WINDOW
+        self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = known
         self._h2.local_settings.acknowledge()
         self._h2.local_settings[SettingCodes.INITIAL_WINDOW_SIZE] = limits.stream_window
         self._h2.max_inbound_frame_size = LARGEST_FRAME  # the gate knows better
         self._h2.decoder.max_header_list_size = HEADER_LIST_SLACK * limits.max_header_list
         self._h2.encoder.header_table_size = min(self._h2.encoder.header_table_size, limits.encoder_table)
-        self._h2.initiate_connection()
+        if self._upgraded:
+            self._h2.initiate_upgrade_connection()  # which opens stream 1, and ends our side of it
+        else:
+            self._h2.initiate_connection()
         self._h2.clear_outbound_data_buffer()
         if self.client:
             self._out.append(PREFACE)
@@ -195,6 +204,13 @@ class Wire:
             self._offer(limits)
         return len(self._offered)
 
+    def _first_settings(self) -> dict[int, int]:
+        return self._settings(self.limits) | {int(SettingCodes.ENABLE_PUSH): int(self.push_allowed)}
+
+    def first_settings(self) -> bytes:
+        """What a client's :meth:`start` says in SETTINGS, as a request for an upgrade has it (RFC 7540, 3.2.1)."""
+        return _encoded(self._first_settings())
+
     def _settings(self, limits: Limits) -> dict[int, int]:
         promised = {
             int(SettingCodes.INITIAL_WINDOW_SIZE): limits.stream_window,
@@ -215,8 +231,7 @@ class Wire:
         self._say_settings(self._settings(limits))
 
     def _say_settings(self, values: dict[int, int]) -> None:
-        payload = b"".join(code.to_bytes(2) + value.to_bytes(4) for code, value in values.items())
-        self._out.append(encode_frame(FrameType.SETTINGS, 0, 0, payload))
+        self._out.append(encode_frame(FrameType.SETTINGS, 0, 0, _encoded(values)))
 
     def _settings_acked(self) -> None:
         if not self._offered:
@@ -238,13 +253,17 @@ class Wire:
     def open(self, head: list[Pair], *, end: bool, weight: int = 16, opened: float = 0.0) -> int | None:
         """Send a request's HEADERS on a new stream and return its id; None when the ids have run out.
 
-        ``opened`` is now, where the request had to wait for this.
+        ``opened`` is now, where the request had to wait for this. After an upgrade, the first request is the one that
+        went out before.
         """
         last = self._inbox.last_own_id
         stream_id = last + 2 if last else 1
         if stream_id > MAX_STREAM_ID or self.broken is not None:
             return None
-        self._h2.send_headers(stream_id, head, end_stream=end)
+        if self._upgraded and not last:
+            end = True
+        else:
+            self._h2.send_headers(stream_id, head, end_stream=end)
         self._inbox.last_own_id = stream_id
         method = head[0][1]
         record = Record(stream_id, weight, ending=end, local_ended=end, opened=opened)
@@ -447,6 +466,10 @@ class Wire:
         if self.broken is None:
             self._ledger.settle(record)
         self._inbox.forget(record)
+
+
+def _encoded(settings: dict[int, int]) -> bytes:
+    return b"".join(code.to_bytes(2) + value.to_bytes(4) for code, value in settings.items())
 
 
 def _shown(record: Record, window: int, outstanding: int, now: float) -> StreamOnWire:

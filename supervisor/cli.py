@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("-i", "--include", action="store_true", help="print the response's head and trailers, too")
     ask.add_argument("--timeout", type=float, metavar="SECONDS", help="for the whole request (default: none)")
     ask.add_argument("--unix-socket", metavar="PATH", help="connect there; the URL's host is only named in the request")
+    ask.add_argument(
+        "--proxy", metavar="URL", help="go through this HTTP proxy (CONNECT): http://[USER:PASSWORD@]HOST:PORT"
+    )
     ask.add_argument("--cacert", metavar="FILE", help="trust these authorities (PEM), and not the system's")
     ask.add_argument("--cert", metavar="FILE", help="show this client certificate")
     ask.add_argument("--key", metavar="FILE", help="its key, where that is not in the same file")
@@ -123,7 +126,8 @@ async def _request(asked: argparse.Namespace) -> int:
     body = _body(asked.data)
     if asked.timeout is not None and not asked.timeout > 0:
         raise Misuse(f"--timeout must be a number of seconds above 0, not {asked.timeout:g}")
-    link = Link(service, tls=tls)  # not entered: it connects at the first request, within its time limit
+    # Not entered: it connects at the first request, within its time limit.
+    link = Link(service, tls=tls, proxy=asked.proxy)
     async with AsyncExitStack() as leaving:
         leaving.push_async_callback(link.close)
         stream = await leaving.enter_async_context(

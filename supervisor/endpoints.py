@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from actors.addresses import DEFAULT_PORT, SECURE_PORT, UNIX_PREFIX, Endpoint
 from actors.errors import Misuse
+from actors.tunnel import Proxy
 
-__all__ = ("UNIX_PREFIX", "Endpoint", "parse_bind", "parse_url", "parse_urls")
+__all__ = ("UNIX_PREFIX", "Endpoint", "Proxy", "parse_bind", "parse_proxy", "parse_url", "parse_urls")
 
 
 def parse_urls(url: str | Sequence[str]) -> tuple[Endpoint, ...]:
@@ -55,6 +56,42 @@ def parse_url(url: str) -> tuple[Endpoint, str]:
     secure = parts.scheme == "https"
     endpoint = Endpoint(host, port or (SECURE_PORT if secure else DEFAULT_PORT), secure=secure)
     return endpoint, f"{path}?{parts.query}" if parts.query else path
+
+
+def parse_proxy(url: str, endpoints: Sequence[Endpoint]) -> Proxy:
+    """The proxy of ``http://[USER:PASSWORD@]HOST:PORT``, through which the endpoints are reached. Raises Misuse."""
+    if not isinstance(url, str):
+        raise Misuse(f"a proxy's URL is a str, not {type(url).__name__}")
+    wanted = "write http://[USER:PASSWORD@]HOST:PORT"  # and what was written is not shown: it may hold a secret
+    if any(character.isspace() or ord(character) < 0x21 for character in url):
+        raise Misuse(f"bad URL of a proxy: white space in it; {wanted}")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port or parts.scheme != "http":
+        raise Misuse(f"bad URL of a proxy: {wanted}")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise Misuse(f"bad URL of a proxy: more than a host and port; {wanted}")
+    proxy = Proxy(Endpoint(host, port), _credentials(parts.username, parts.password))
+    for each in endpoints:
+        if each.path is not None:
+            raise Misuse(f"{each} is a Unix socket, which no proxy reaches: leave proxy away")
+        proxy.asks_for(each)
+    return proxy
+
+
+def _credentials(user: str | None, password: str | None) -> bytes | None:
+    """What Basic authentication carries (RFC 7617, 2): with the percent-encoding undone, in UTF-8. Raises Misuse."""
+    if user is None:
+        return None
+    name, secret = (unquote_to_bytes(each.encode("utf-8", "surrogateescape")) for each in (user, password or ""))
+    if b":" in name:
+        raise Misuse("a proxy's user has no colon in its name (RFC 7617, 2)")
+    if any(byte < 0x20 or byte == 0x7F for byte in name + secret):
+        raise Misuse("a proxy's user and password have no control characters in them (RFC 7617, 2)")
+    return name + b":" + secret
 
 
 def parse_bind(bind: str) -> Endpoint:

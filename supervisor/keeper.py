@@ -19,7 +19,7 @@ from typing import Final, assert_never
 
 from actors.actor import Stop
 from actors.addresses import Address
-from actors.errors import Closed, GoAway, LinkError, Outcome, PingTimeout, ProtocolViolation, TlsFailed
+from actors.errors import Closed, ConnectFailed, GoAway, LinkError, Outcome, PingTimeout, ProtocolViolation, TlsFailed
 from actors.mailbox import Reply, closed_error
 from actors.messages import (
     AlternativeOffered,
@@ -355,8 +355,8 @@ class Keeper(Roster):
             members[0].route.connection.tell(SendPing())
         elif self.states.state is LinkState.TRANSIENT_FAILURE:
             trouble = self._attempts.trouble or Closed(f"{self.name} is not connected")
-            # To wait for a service that is there, and cannot be spoken to, would only hide a mistake.
-            if not asked.patient or isinstance(trouble, (TlsFailed, ProtocolViolation)):
+            # To wait would only hide it.
+            if not asked.patient or _is_a_mistake(trouble):
                 asked.reply.fail(trouble.with_outcome(Outcome.NOT_SENT))  # each its own, as each adds its traceback
                 return True
         return False
@@ -373,3 +373,10 @@ class Keeper(Roster):
         if origin not in self._alternatives and len(self._alternatives) >= MAX_ALTERNATIVES:
             del self._alternatives[next(iter(self._alternatives))]
         self._alternatives[origin] = value
+
+
+def _is_a_mistake(trouble: LinkError) -> bool:
+    """Whether the service is there and cannot be spoken to, or a proxy does not let us through (a status of 4xx)."""
+    if isinstance(trouble, ConnectFailed):
+        return trouble.status is not None and 400 <= trouble.status < 500
+    return isinstance(trouble, (TlsFailed, ProtocolViolation))

@@ -27,7 +27,7 @@ from actors.tls import client_side
 from actors.trace import Recorder, Tracer, flight_recorder
 from supervisor.census import Plain, census
 from supervisor.course import Course, Opening
-from supervisor.endpoints import parse_urls
+from supervisor.endpoints import parse_proxy, parse_urls
 from supervisor.explanation import Explanation
 from supervisor.health import PingStrikes
 from supervisor.inspection import look
@@ -69,7 +69,7 @@ class Link:
     lost, that go away, or that may be dead are replaced, and what was provably not done is sent again.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (all but the URL have good defaults)
         self,
         url: str | Sequence[str],
         *,
@@ -78,6 +78,7 @@ class Link:
         wait_for_ready: bool = False,
         push: bool = False,
         tls: Tls | None = None,
+        proxy: str | None = None,
         limits: Limits | None = None,
         health: Health | None = None,
         backoff: Backoff | None = None,
@@ -91,9 +92,10 @@ class Link:
         beside some that may be suspect or on their way out.
         ``wait_for_ready``: requests wait, within their time, where none can be made, instead of failing at once.
         ``tls`` says how TLS is done; for a Unix socket, that it is. The files that it names are read at once, and again
-        when they have changed. ``record`` keeps the newest messages of all actors in the event loop's flight recorder
-        (:func:`~actors.trace.flight_recorder`). ``dossiers`` is a directory of its own for a file about each actor that
-        crashes. Raises Misuse for what can never work.
+        when they have changed. ``proxy`` is ``http://[USER:PASSWORD@]HOST:PORT``, an HTTP proxy through which every
+        connection goes (CONNECT), and which looks up the service's name. ``record`` keeps the newest messages of all
+        actors in the event loop's flight recorder (:func:`~actors.trace.flight_recorder`). ``dossiers`` is a directory
+        of its own for a file about each actor that crashes. Raises Misuse for what can never work.
         """
         self.endpoints = parse_urls(url)
         most = connections if max_connections is None else max_connections
@@ -138,7 +140,10 @@ class Link:
         self._started = False
         self._keeper = Keeper(
             self.name,
-            Service(self.endpoints, connections, most, push, self._tls.side if self._tls else None, backoff),
+            Service(
+                self.endpoints, connections, most, push, self._tls.side if self._tls else None, backoff,
+                parse_proxy(proxy, self.endpoints) if proxy is not None else None,
+            ),
             self._states,
             limits=self.limits, health=self.health, alternatives=self.alternatives, tracer=self.tracer,
         )  # fmt: skip

@@ -7,6 +7,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Final
 
 from attrs import frozen
@@ -22,6 +23,7 @@ from actors.settings import Backoff, Health, Limits
 from actors.tls import TlsSide
 from actors.trace import Tracer
 from actors.transport import SocketProtocol
+from actors.tunnel import Proxy, beyond, connect_through
 from actors.turns import TurnActor
 from supervisor.attempts import Attempts
 from supervisor.errands import Errand, look_up
@@ -47,6 +49,8 @@ class Service:
     push: bool
     tls: Callable[[], TlsSide] | None
     backoff: Backoff
+    proxy: Proxy | None = None
+    """What every connection goes through, where there is one; it finds the endpoints."""
 
 
 @frozen
@@ -200,10 +204,13 @@ class Roster(TurnActor[KeeperMessage]):
         if self._resolving:
             return
         name = self._resolving = self._name("resolve")
-        endpoints, timeout = self._service.endpoints, self.limits.connect_timeout
+        service, timeout = self._service, self.limits.connect_timeout
 
         async def look() -> None:
-            self.tell(await look_up(endpoints, timeout))
+            if service.proxy is not None:
+                self.tell(Resolved(tuple(beyond(each) for each in service.endpoints), (), None))
+            else:
+                self.tell(await look_up(service.endpoints, timeout))
 
         self.start_child(Errand(name, look, self.tracer))
 
@@ -230,9 +237,10 @@ class Roster(TurnActor[KeeperMessage]):
         name = self._name("dial")
         self._dials[name] = Dial(places[0], losing)
         service, timeout = self._service, self.limits.connect_timeout
+        way = connect if service.proxy is None else partial(connect_through, service.proxy)
 
         async def reach() -> None:
-            address, protocol = await connect(
+            address, protocol = await way(
                 self.tracer,
                 places,
                 timeout=timeout,

@@ -18,7 +18,7 @@ ORDER = {
         *("commands", "pieces", "stream", "exchange", "server_stream", "client_stream", "bodies"),
         *("stats", "patience", "bursts", "outlet", "pulse", "changes", "farewell", "frame_log"),
         *("connection", "client", "serving"),
-        *("tls", "renewal", "addresses", "transport", "dialling", "acceptor", "listener"),
+        *("tls", "renewal", "addresses", "transport", "dialling", "tunnel", "upgrade", "acceptor", "listener"),
     ),
     "supervisor": (
         *(
@@ -47,6 +47,7 @@ ORDER = {
             "keeper",
             "course",
             "link",
+            "served",
             "server",
         ),
         *("handlers", "openmetrics", "private_sockets", "control", "adapters", "workers"),
@@ -67,7 +68,11 @@ NEVER_ASYNCIO = {
     *(f"supervisor.{name}" for name in ("restart", "health", "retry", "explanation", "why")),
 }
 LIBRARIES = {"h2", "attrs"}
-RESTRICTED = {"hpack": {"actors.headers", "actors.inbox", "actors.compression"}, "hyperframe": {"actors.protocol"}}
+RESTRICTED = {
+    "hpack": {"actors.headers", "actors.inbox", "actors.compression"},
+    "hyperframe": {"actors.protocol"},
+    "requests": {f"supervisor.adapters.requests{room}" for room in ("", "_errors", "_raw", "_tls")},
+}
 """Libraries that only these modules import; an adapter's optional extra belongs here too."""
 
 SUPERVISORD = set(

@@ -8,6 +8,7 @@ import pytest
 
 from actors import errors
 from actors.errors import (
+    ConnectFailed,
     ErrorCode,
     GoAway,
     LinkError,
@@ -15,6 +16,7 @@ from actors.errors import (
     ProcessFailed,
     ProtocolViolation,
     StreamReset,
+    TlsFailed,
     code_name,
 )
 
@@ -22,6 +24,8 @@ FACTS: dict[type[LinkError], dict[str, object]] = {
     StreamReset: {"code": 8, "received": 17},
     GoAway: {"code": 11, "debug": b"too_many_pings"},
     ProtocolViolation: {"code": 3},
+    ConnectFailed: {"status": 407},
+    TlsFailed: {"protocol": "http/1.1"},
     ProcessFailed: {"returncode": -9, "last_lines": ("boom",)},
 }
 """What a class takes besides its message."""

@@ -187,6 +187,8 @@ def ssl_error(reason: str | None, text: str = "raw") -> ssl.SSLError:
         (ssl_error("HTTP_REQUEST"), "does not speak TLS on this port"),
         (ssl_error("SOME_NEW_REASON"), "some new reason"),
         (ssl_error(None, "raw words"), "raw words"),
+        (ssl_error(None, "[SSL] tlsv1 alert no application protocol (_ssl.c:1006)"), "it does not speak HTTP/2"),
+        (ssl_error(None, "[SSL] some new reason (_ssl.c:1006)"), "with h:443: some new reason"),
         (ConnectionAbortedError("SSL handshake is taking longer"), "took too long"),
         (TimeoutError(), "took too long"),
         (ConnectionResetError(), "closed the connection during the handshake"),
@@ -199,6 +201,22 @@ def test_each_failure_is_one_line_and_its_cause_is_chained(error: Exception, lin
     assert str(failed).startswith("no TLS with h:443: ")
     assert line in str(failed)
     assert failed.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    ("error", "protocol"),
+    [
+        (ssl_error("TLSV1_ALERT_NO_APPLICATION_PROTOCOL"), ""),
+        (ssl_error(None, "[SSL] tlsv1 alert no application protocol (_ssl.c:1006)"), ""),
+        (ssl_error("SSLV3_ALERT_HANDSHAKE_FAILURE"), None),
+        (ssl_error(None, "no application protocol"), None),
+        (ConnectionResetError("no application protocol"), None),
+        (TimeoutError(), None),
+    ],
+)
+def test_only_alpn_says_that_a_peer_has_no_protocol_in_common_with_us(error: Exception, protocol: str | None) -> None:
+    """W9."""
+    assert tls_failed(error, "h:443", name="h").protocol == protocol
 
 
 def test_a_server_that_leaves_a_client_right_after_the_handshake_has_refused_it() -> None:

@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DEBIAN_PACKAGES = {
     "curl": "curl",
     "h2load": "nghttp2-client",
+    "nghttpx": "nghttp2-proxy",
+    "nginx": "nginx-light",
+    "tinyproxy": "tinyproxy",
     "nghttp": "nghttp2-client",
     "nghttpd": "nghttp2-server",
     "node": "nodejs",

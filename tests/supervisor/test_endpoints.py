@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from actors.errors import Misuse
-from supervisor.endpoints import Endpoint, parse_bind, parse_url, parse_urls
+from supervisor.endpoints import Endpoint, Proxy, parse_bind, parse_proxy, parse_url, parse_urls
 
 
 @pytest.mark.parametrize(
@@ -154,3 +154,66 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(Misuse, match="credentials do not belong") as caught:
         parse_url(url)
     assert "hush" not in str(caught.value)
+
+
+# --- proxies ----------------------------------------------------------------------------------------------------------
+
+SERVICE = [Endpoint("service", 80)]
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("http://proxy:3128", Proxy(Endpoint("proxy", 3128))),
+        ("http://proxy:3128/", Proxy(Endpoint("proxy", 3128))),
+        ("http://[::1]:80", Proxy(Endpoint("::1", 80))),
+        ("http://ann:word@proxy:1", Proxy(Endpoint("proxy", 1), b"ann:word")),
+        ("http://ann@proxy:1", Proxy(Endpoint("proxy", 1), b"ann:")),
+        ("http://ann:@proxy:1", Proxy(Endpoint("proxy", 1), b"ann:")),
+        ("http://:word@proxy:1", Proxy(Endpoint("proxy", 1), b":word")),
+        ("http://a%40b:w%3A%2F%25%C3%A4@proxy:1", Proxy(Endpoint("proxy", 1), "a@b:w:/%\u00e4".encode())),
+        ("http://ann:\u00e4%FF\udcff@proxy:1", Proxy(Endpoint("proxy", 1), b"ann:\xc3\xa4\xff\xff")),
+    ],
+)
+def test_a_proxys_url_is_an_endpoint_and_perhaps_credentials(url: str, proxy: Proxy) -> None:
+    assert parse_proxy(url, SERVICE) == proxy
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("https://ann:geheim@proxy:443", "write http://"),
+        ("socks5://ann:geheim@proxy:443", "write http://"),
+        ("ann:geheim@proxy:443", "write http://"),
+        ("proxy:3128", "write http://"),
+        ("", "write http://"),
+        ("http://proxy", "write http://"),
+        ("http://proxy:0", "write http://"),
+        ("http://proxy:65536", "write http://"),
+        ("http://ann:geheim@proxy:x", "write http://"),
+        ("http://ann:geheim@:3128", "write http://"),
+        ("http://ann:geheim@[::1", "write http://"),
+        ("http://ann:geheim@proxy:3128/path", "more than a host and port"),
+        ("http://ann:geheim@proxy:3128?query", "more than a host and port"),
+        ("http://ann:geheim@proxy:3128#there", "more than a host and port"),
+        ("http://ann:geheim @proxy:3128", "white space"),
+        ("http://ann:geheim\r\nx@proxy:3128", "white space"),
+        ("http://ann:geheim%0D%0Ax@proxy:3128", "control characters"),
+        ("http://an%3An:geheim@proxy:3128", "no colon"),
+        (b"http://proxy:3128", "a str"),
+        (3128, "a str"),
+    ],
+)
+def test_a_bad_url_of_a_proxy_is_told_without_its_secret(url: Any, complaint: str) -> None:
+    with pytest.raises(Misuse, match=complaint) as caught:
+        parse_proxy(url, SERVICE)
+    assert "geheim" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_what_no_proxy_can_reach_is_misuse() -> None:
+    with pytest.raises(Misuse, match="unix:/s is a Unix socket"):
+        parse_proxy("http://proxy:3128", [*SERVICE, Endpoint(path="/s")])
+    with pytest.raises(Misuse, match="no host name"):
+        parse_proxy("http://proxy:3128", [Endpoint("\u00fc" * 70, 80)])

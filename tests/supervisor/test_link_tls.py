@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import ConnectFailed, LinkError, Misuse, TlsFailed, TransportLost
+from actors.errors import ConnectFailed, LinkError, Misuse, Outcome, TlsFailed, TransportLost
 from actors.messages import Peer
 from actors.server_stream import ServerStream
 from actors.settings import Limits, Tls
@@ -187,6 +187,7 @@ async def test_certificates_that_do_not_convince_a_client(authority: Authority, 
             assert isinstance(error, TlsFailed)
             assert f"127.0.0.1:{server.port}" in str(error)
         assert line in str(error)
+        assert error.protocol is None  # it may well speak HTTP/2
         assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
 
 
@@ -268,6 +269,20 @@ async def test_a_server_that_does_not_choose_h2_is_a_typed_error(authority: Auth
         error = await refused(f"https://127.0.0.1:{port}", authority.client())
     assert isinstance(error, TlsFailed)
     assert f"127.0.0.1:{port} does not speak HTTP/2 over TLS: it chose no protocol by ALPN" in str(error)
+    assert error.protocol == ""
+
+
+async def test_a_server_that_chooses_another_protocol_is_asked_no_more_and_the_error_has_its_name(
+    authority: Authority,
+) -> None:
+    """C4: where the caller's own context offers it, a face can go on with HTTP/1.1 without reading texts."""
+    tls = Tls(context=authority.client_context("h2", "http/1.1"))
+    with blocking_server(authority.server_context("http/1.1")) as port:
+        error = await refused(f"https://127.0.0.1:{port}", tls)
+    assert isinstance(error, TlsFailed)
+    assert "it chose 'http/1.1' by ALPN where h2 is needed" in str(error)
+    assert error.protocol == "http/1.1"
+    assert error.with_outcome(Outcome.NOT_SENT).__dict__ == error.__dict__
 
 
 @pytest.mark.parametrize("alpn", [(), ("http/1.1",)])
@@ -307,6 +322,7 @@ async def test_a_tls_client_of_a_plaintext_port_is_told(authority: Authority) ->
         error = await refused(f"https://127.0.0.1:{server.port}", authority.client())
     assert isinstance(error, TlsFailed)
     assert "does not speak TLS on this port: is it plaintext (http://)?" in str(error)
+    assert error.protocol is None
 
 
 async def test_nobody_listening_is_no_failure_of_tls(authority: Authority) -> None:

@@ -45,6 +45,7 @@ class Wire:
         self._protocol = protocol
         self._parser = Parser()
         self._skip = len(PREFACE)
+        self._unsaid = b""
         self._decoder = Decoder()
         self._encoder = Encoder()
         self._loop = asyncio.get_running_loop()
@@ -52,7 +53,14 @@ class Wire:
     # What a server does.
 
     def says(self, data: bytes) -> None:
-        self._loop.call_soon(self._deliver, data)
+        # What it says at once arrives at once, however slow the machine is that turns the actors.
+        if not self._unsaid:
+            self._loop.call_soon(self._arrive)
+        self._unsaid += data
+
+    def _arrive(self) -> None:
+        data, self._unsaid = self._unsaid, b""
+        self._deliver(data)
 
     def answers(self, stream_id: int, status: int = 200, *extra: tuple[str, str]) -> None:
         """A response that is whole."""
