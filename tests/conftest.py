@@ -31,10 +31,15 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.clock import JumpingLoop
 
 collect_ignore = ["benchmarks"]
+
+# How long an example takes says more of the machine than of the program.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _FREEZE_EVERY = 64
 _runs = itertools.count(1)
