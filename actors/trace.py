@@ -365,7 +365,7 @@ class Tracer:
         for exporter in self._exporters:
             try:
                 exporter(event)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # of a future that it looked at: nobody has cancelled us
                 self._exporters = tuple(kept for kept in self._exporters if kept is not exporter)
                 logger.exception("a trace exporter failed on event %d and is switched off: %r", event.id, exporter)
         self.on = self._recorder is not None or bool(self._exporters)

@@ -42,8 +42,8 @@ class Course:
     """One request's way through a link."""
 
     __slots__ = (
-        "_authority", "_avoid", "_budget", "_delayed", "_idempotent", "_keeper", "_loop", "_outgoing", "_patient",
-        "_repetitions", "_retry", "_until", "_worst",
+        "_authority", "_avoid", "_budget", "_delayed", "_failed", "_idempotent", "_keeper", "_loop", "_outgoing",
+        "_patient", "_repetitions", "_retry", "_until", "_worst",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Course:
         self._avoid: tuple[Address, ...] = ()
         self._delayed = False
         """Whether some of its time has gone by before this attempt."""
+        self._failed = ""
+        """What became of the attempt before."""
         self._repetitions: Repetitions | None = None
         self._worst = Outcome.NOT_SENT
         budget.requested(now)
@@ -170,7 +172,7 @@ class Course:
     def again(self, member: Member[Address], error: LinkError) -> float:
         """The seconds to wait before the next attempt, after this one failed. Raises the error if there is none."""
         self._blame(member, error)
-        self._delayed = True
+        self._delayed, self._failed = True, type(error).__name__
         now = self._loop.time()
         if self._repetitions is None:
             body = self._outgoing.body
@@ -199,6 +201,17 @@ class Course:
         if not verdict and isinstance(error, TransportError) and self._is_nowhere_else():
             return self._retry.pause  # other connections to a place that is lost are about to be lost, too
         return verdict
+
+    async def rest(self, pause: float) -> None:
+        """Let so many seconds go by before the next attempt; ``why`` sees it meanwhile."""
+        if not pause:
+            return
+        resting, name, now = self._keeper.pool.resting, self._outgoing.name, self._loop.time()
+        resting[name] = now, now + pause, self._failed
+        try:
+            await asyncio.sleep(pause)
+        finally:
+            resting.pop(name, None)
 
     def _is_nowhere_else(self) -> bool:
         return all(each.key in self._avoid for each in self._keeper.pool.members)
@@ -248,7 +261,7 @@ class Opening(AbstractAsyncContextManager[ClientStream]):
                 pause = course.again(member, error)
             else:
                 return self._stream
-            await asyncio.sleep(pause)
+            await course.rest(pause)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

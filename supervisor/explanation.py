@@ -30,6 +30,8 @@ class WaitsFor(enum.Enum):
     """A link's connection, which cannot be made."""
     PLACE = "place in the link"
     """A place on one of a link's connections."""
+    ATTEMPT = "next attempt"
+    """The moment at which it goes again, after it has failed."""
     STREAM_LIMIT = "stream limit"
     """The peer's limit of streams (SETTINGS_MAX_CONCURRENT_STREAMS)."""
     STREAM_WINDOW = "stream window"
@@ -110,6 +112,8 @@ class LinePicture:
     waiting: tuple[tuple[str, float], ...]
     """The name of each that waits, in order, and since how many seconds."""
     max_pending: int
+    resting: tuple[tuple[str, float, float, str], ...] = ()
+    """The name of each request between two attempts, since and for how many seconds, and how the last one failed."""
 
 
 @frozen(kw_only=True)

@@ -158,6 +158,8 @@ class Pool(Generic[K]):
         """Places that were given since the beginning."""
         self.load = 0
         """Places that are taken."""
+        self.resting: dict[str, tuple[float, float, str]] = {}
+        """Requests between two attempts: since when, until when, and what became of the last."""
         self.growing = False
         """Whether ``grow`` was called and nothing came of it yet."""
         self.rarer = 1.0

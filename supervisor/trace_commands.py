@@ -29,9 +29,9 @@ from supervisor.screens import clean
 from supervisor.trace_reader import TraceReader
 from supervisor.tracing import filters
 from supervisor.tracing.capture import EVENTS, SECONDS
-from supervisor.tracing.convert import FORMATS, STANDARD, convert
-from supervisor.tracing.lines import DECODERS, Fields, WrongFieldError
-from supervisor.tracing.records import Event, Head
+from supervisor.tracing.convert import FORMATS, STANDARD, convert, writer_of
+from supervisor.tracing.lines import DECODERS, MAX_INTEGER, Fields, WrongFieldError
+from supervisor.tracing.records import Event, Head, Trace
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[Any]
@@ -97,7 +97,7 @@ def _add_working(inner: Commands) -> None:
         "muxlink trace merge client.jsonl server.jsonl -o both.jsonl",
     )  # fmt: skip
     merge.add_argument("traces", nargs="+", metavar="TRACE", help="two or more; times are those of the first")
-    merge.add_argument("-o", "--output", metavar="OUT", required=True, help="a file for the merged trace")
+    merge.add_argument("-o", "--output", metavar="OUT", required=True, help=_suffixes())
     again = _add(
         inner, "replay", _replay, "tell connections again what a capture --for-replay has, and compare",
         "muxlink trace replay capture.jsonl",
@@ -156,6 +156,13 @@ def _target(asked: argparse.Namespace) -> Path:
     return path
 
 
+def _look_beside(test: Path, asked: argparse.Namespace) -> None:
+    """See that the copy of a capture replaces no other. Raises Misuse."""
+    copy = test.with_suffix(".jsonl")
+    if not asked.force and copy.is_file() and copy.resolve() != Path(asked.source).resolve():
+        raise Misuse(f"{copy} is there already, where the capture goes: name another test, or replace it with --force")
+
+
 @contextmanager
 def _growing(path: Path) -> Iterator[IO[bytes]]:
     """A file of mode 0600 that is written as lines come. Raises LocalError where that fails."""
@@ -186,18 +193,21 @@ async def _dump(asked: argparse.Namespace) -> int:
         _tell_silent(reader)
         if len(reader.processes) == reader.silent:
             raise ProtocolViolation("no process of the server has written its trace: its log may say why")
-        chosen = filters.of(asked)
-        try:
-            trace = await asyncio.to_thread(
-                convert, whole, target, None if chosen == filters.Filter() else chosen, to=to
-            )  # fmt: skip
-        except LocalError as error:
-            if isinstance(error.__cause__, BrokenPipeError):
-                raise error.__cause__ from None  # who reads our output has enough
-            raise
+        trace = await _converted(whole, target, asked, to)
     if target != STANDARD:
-        _tell(f"{len(trace.events):,} events of {', '.join(reader.processes)} are in {target}")
+        _tell(f"{len(trace.events):,} events of {', '.join(reader.heard)} are in {target}")
     return DONE
+
+
+async def _converted(source: Path, target: Path, asked: argparse.Namespace, to: str | None) -> Trace:
+    """What of ``source`` was wanted, which is in ``target`` now. Raises BrokenPipeError, and what ``convert`` does."""
+    chosen = filters.of(asked)
+    try:
+        return await asyncio.to_thread(convert, source, target, None if chosen == filters.Filter() else chosen, to=to)
+    except LocalError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            raise error.__cause__ from None  # who reads our output has enough
+        raise
 
 
 async def _follow(asked: argparse.Namespace) -> int:
@@ -216,11 +226,14 @@ async def _capture(asked: argparse.Namespace) -> int:
         **_options(asked), "events": asked.events, "seconds": asked.seconds, "payloads": asked.payloads,
         "for_replay": asked.for_replay,
     }  # fmt: skip
-    if asked.events < 1 or not asked.seconds > 0:
-        raise Misuse("a capture has at least 1 of --events, and --seconds above 0")
+    if not 1 <= asked.events <= MAX_INTEGER or not 0 < asked.seconds <= MAX_INTEGER:
+        raise Misuse("a capture has an end: at least 1 of --events, and --seconds above 0")
     target = _target(asked)
     if target == STANDARD:
         raise Misuse("a capture goes to a file: 'muxlink trace follow' shows messages as they are told")
+    if target.suffix.removeprefix(".").lower() in FORMATS.keys() - {"jsonl"}:
+        name = target.with_suffix(".jsonl")
+        raise Misuse(f"a capture is JSON Lines: write it to {name}, of which 'muxlink trace convert' makes {target}")
     async with TraceReader(_path(asked)) as reader:
         lines = _until_told(reader, reader.lines("capture", options))
         first = await anext(lines, b"")
@@ -287,10 +300,13 @@ def _shown(line: bytes, offsets: dict[str, float]) -> str | None:
 
 def _tell_silent(reader: TraceReader) -> None:
     if reader.silent:
-        _tell(f"{reader.silent} of {len(reader.processes)} processes did not answer: they are not in it")
+        names = ", ".join(each for each in reader.processes if each not in reader.heard)
+        _tell(f"{reader.silent} of {len(reader.processes)} processes did not answer, and are not in it: {names}")
 
 
 def _tell_lost(reader: TraceReader) -> None:
+    for process in sorted(reader.broken):
+        _tell(f"{process} broke off: what it had not written yet is missing")
     if lost := sum(each.lost for each in reader.endings):
         _tell(f"{lost:,} events are missing: they came faster than they could be written")
 
@@ -301,7 +317,7 @@ def _tell(text: str) -> None:
 
 def _printable(text: str) -> str:
     """The text without what the terminal's encoding lacks."""
-    encoding = sys.stdout.encoding or "ascii"
+    encoding = (sys.stdout and sys.stdout.encoding) or "ascii"  # it may be closed
     return text.encode(encoding, "replace").decode(encoding)
 
 
@@ -318,7 +334,7 @@ async def _why(asked: argparse.Namespace) -> int:
     if asked.json:
         print(json.dumps(rows, indent=2))
     else:
-        width = max(NARROWEST, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 100
+        width = max(NARROWEST, shutil.get_terminal_size().columns) if sys.stdout and sys.stdout.isatty() else 100
         print(_printable(clean_lines(render([_explained(row) for row in rows], width))))
     for each in silent:
         _tell(f"{each} did not answer")
@@ -344,10 +360,7 @@ def _explained(row: object) -> Explanation:
 
 
 async def _convert(asked: argparse.Namespace) -> int:
-    target, chosen = _target(asked), filters.of(asked)
-    trace = await asyncio.to_thread(
-        convert, Path(asked.source), target, None if chosen == filters.Filter() else chosen, to=asked.to
-    )
+    trace = await _converted(Path(asked.source), _target(asked), asked, asked.to)
     for warning in trace.warnings:
         _tell(f"warning: {warning}")
     return DONE
@@ -359,6 +372,7 @@ async def _merge(asked: argparse.Namespace) -> int:
     target = _target(asked)
     if target == STANDARD:
         raise Misuse("a merged trace goes to a file: name it with -o")
+    writer_of(target)  # before the work
     trace = await asyncio.to_thread(merge_files, [Path(each) for each in asked.traces], target)
     for warning in trace.warnings:
         _tell(f"warning: {warning}")
@@ -383,6 +397,8 @@ async def _replay(asked: argparse.Namespace) -> int:
 async def _to_test(asked: argparse.Namespace) -> int:
     from supervisor.tracing.to_test import to_test_command  # noqa: PLC0415  (only where it is needed)
 
-    code, text = await asyncio.to_thread(to_test_command, Path(asked.source), _target(asked), asked.handler)
+    target = _target(asked)
+    _look_beside(target, asked)
+    code, text = await asyncio.to_thread(to_test_command, Path(asked.source), target, asked.handler)
     print(_printable(clean_lines(text)))
     return code

@@ -67,6 +67,7 @@ def _all(found: Findings) -> Iterator[Explanation]:
         )  # fmt: skip
     if found.line is not None:
         yield from _of_line(found, found.line)
+        yield from _between_attempts(found.line)
     for connection in found.connections:
         yield from _of_connection(connection, found.streams)
 
@@ -99,6 +100,15 @@ def _of_line(found: Findings, line: LinePicture) -> Iterator[Explanation]:
             Subject(name), kind, since, what, f"place {place} of {total} in the line of {found.owner}; {because}",
             who=who, place=place, waiting=total, max_pending=line.max_pending, state=line.state, load=line.load,
             allowed=line.allowed, ready=line.ready, dialling=line.dialling, starting=line.starting,
+        )  # fmt: skip
+
+
+def _between_attempts(line: LinePicture) -> Iterator[Explanation]:
+    for name, since, left, failed in line.resting:
+        yield say(
+            Subject(name), WaitsFor.ATTEMPT, since, "its next attempt",
+            f"the last failed ({failed}), and it goes again in {in_seconds(max(left, 0.0))}",
+            who="time alone; how long it is, Retry says, or the peer by retry-after", left=left, failed=failed,
         )  # fmt: skip
 
 

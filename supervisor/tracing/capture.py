@@ -28,6 +28,7 @@ from actors.errors import LinkError, LocalError, Misuse
 from actors.stats import ConnectionStats
 from actors.trace import TraceEvent, Tracer
 from supervisor.tracing.jsonl import encode
+from supervisor.tracing.lines import MAX_INTEGER
 from supervisor.tracing.payloads import payload_of, plain
 from supervisor.tracing.records import Conversation, End, Event, Record
 from supervisor.tracing.snapshot import (
@@ -109,8 +110,8 @@ class Capture:
         ``process`` is what the trace calls this one. ``ended`` is called once the last line is written. Raises Misuse.
         """
         for name, value in (("events", events), ("seconds", seconds), ("bytes", bytes)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise Misuse(f"a capture has an end: {name} is a number above 0, not {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_INTEGER:
+                raise Misuse(f"a capture has an end: {name} is a number above 0, not {str(value)[:40]}")
         self.process = process or default_process()
         self.payloads = payloads or for_replay
         self.events = self.lost = 0

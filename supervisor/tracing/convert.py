@@ -23,7 +23,9 @@ def convert(source: Path, target: Path, filter: Filter | None = None, *, to: str
     output, needs. A file has mode 0600 and is replaced whole or not at all. Raises Misuse for an unknown suffix, and
     where ``source`` cannot be read.
     """
-    _writer(target, to)  # before the work
+    writer_of(target, to)  # before the work
+    if source == STANDARD and sys.stdin is None:
+        raise Misuse("standard input is closed: name a file")
     trace = jsonl.load(sys.stdin if source == STANDARD else source)
     if filter is not None:
         trace = trace.filter(filter)
@@ -33,8 +35,10 @@ def convert(source: Path, target: Path, filter: Filter | None = None, *, to: str
 
 def save(trace: Trace, target: Path, *, to: str | None = None) -> None:
     """Write a trace as the suffix of ``target`` says, such as a page to ``trace.html``; the same as :func:`convert`."""
-    write = _writer(target, to)
+    write = writer_of(target, to)
     if target == STANDARD:
+        if sys.stdout is None:
+            raise LocalError("cannot write to standard output: it is closed")
         try:
             write(trace, sys.stdout)
             sys.stdout.flush()
@@ -45,7 +49,8 @@ def save(trace: Trace, target: Path, *, to: str | None = None) -> None:
             write(trace, file)
 
 
-def _writer(target: Path, to: str | None) -> Callable[[Trace, TextIO], object]:
+def writer_of(target: Path, to: str | None = None) -> Callable[[Trace, TextIO], object]:
+    """What writes a trace as the suffix says, or ``to``. Raises Misuse where neither says anything."""
     known = ", ".join(f".{name} ({what})" for name, (what, _) in FORMATS.items())
     if to is None and target == STANDARD:
         raise Misuse(f"say what to write to standard output, with --to and one of {', '.join(FORMATS)}")

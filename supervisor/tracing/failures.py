@@ -27,6 +27,10 @@ class Failure:
     def __str__(self) -> str:
         return f"{self.actor}: {self.what}"
 
+    def at(self, where: str) -> Failure:
+        """The same with ``where`` before its names, which tells it from those of another process."""
+        return Failure(f"{where}{self.connection}", f"{where}{self.actor}", self.what)
+
 
 def failures_of(events: Iterable[Event], connection: str) -> tuple[Failure, ...]:
     """What failed of a connection, each actor once, with what was heard of it first; in the order of beginnings."""

@@ -22,7 +22,10 @@ class Filter:
     """What an event must be like; what is None is not asked."""
 
     actor: str | None = None
-    """Its sender or its receiver: a name or a glob, for these and all that is below them."""
+    """Its sender or its receiver: a name or a glob, for these and all that is below them.
+
+    It may begin with that of the process, as in ``worker-1/server-1/connection-3``.
+    """
     stream: int | None = None
     type: str | None = None
     """Names or globs of messages' types, with commas between them."""
@@ -39,7 +42,7 @@ class Filter:
             (self.stream is None or event.stream == self.stream)
             and (self.dead is None or event.dead is self.dead)
             and (self.type is None or any(fnmatchcase(event.type, glob.strip()) for glob in self.type.split(",")))
-            and (self.actor is None or _is_at(event.sender, self.actor) or _is_at(event.receiver, self.actor))
+            and (self.actor is None or _is_told_at(event, self.actor))
         )
 
     def among(self, trace: Trace) -> Callable[[Event], bool]:
@@ -53,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a command the options that :func:`of` turns into a filter."""
     group = parser.add_argument_group("which messages")
     group.add_argument(
-        "--actor", metavar="NAME", help="of this actor and all below it: server-1/connection-3, or a glob: 'link-*'"
-    )
+        "--actor", metavar="NAME",
+        help="of this actor and all below it: server-1/connection-3, or a glob: 'link-*'; worker-1/... in that process",
+    )  # fmt: skip
     group.add_argument("--stream", type=_stream, metavar="ID", help="of this HTTP/2 stream")
     group.add_argument("--type", metavar="TYPES", help="of these types: DataArrived,Frames*")
     times = group.add_mutually_exclusive_group()
@@ -99,6 +103,12 @@ def parse(text: str) -> Filter:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         raise Misuse(f"not a filter: {message}")
+
+
+def _is_told_at(event: Event, place: str) -> bool:
+    return any(
+        _is_at(actor, place) or _is_at(f"{event.process}/{actor}", place) for actor in (event.sender, event.receiver)
+    )
 
 
 def _is_at(actor: str, place: str) -> bool:

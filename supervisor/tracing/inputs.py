@@ -246,7 +246,8 @@ def _open(data: _Data, stage: Stage) -> OpenStream:
 
 def _drain(data: _Data, stage: Stage) -> Drain:
     cause = data.link_error("error") or errors.Closed("drained")
-    return Drain(data.seconds_or_ever("seconds"), cause, data.bytes("debug"))
+    code = data.whole("code") if "code" in data.fields else errors.ErrorCode.NO_ERROR  # as captures of before had it
+    return Drain(data.seconds_or_ever("seconds"), cause, data.bytes("debug"), code)
 
 
 def _plain(kind: Callable[[], object]) -> _Codec:
@@ -273,6 +274,7 @@ _CODECS: Final[Mapping[str, _Codec]] = {
             "seconds": m.seconds if math.isfinite(m.seconds) else None,
             "error": _error(m.error),
             "debug": _base64(m.debug),
+            "code": int(m.code),
         },
         _drain,
     ),
@@ -296,8 +298,8 @@ _CODECS: Final[Mapping[str, _Codec]] = {
         lambda data, stage: SendHead(data.whole("stream"), data.pairs("head")),
     ),
     "SendData": _Codec(
-        lambda m: {"stream": m.stream_id, "bytes": _base64(m.data)},
-        lambda data, stage: SendData(data.whole("stream"), data.bytes("bytes")),
+        lambda m: {"stream": m.stream_id, "bytes": _base64(m.data), **({"end": True} if m.end else {})},
+        lambda data, stage: SendData(data.whole("stream"), data.bytes("bytes"), data.flag("end")),
     ),
     "EndStream": _Codec(
         lambda m: {"stream": m.stream_id, "trailers": _pairs(m.trailers)},

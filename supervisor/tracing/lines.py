@@ -40,6 +40,7 @@ def fields_of(record: Record) -> dict[str, object]:
                 "wall": record.wall,
             }
             fields |= _told(dropped=record.dropped, payloads=record.payloads, version=record.version)
+            fields |= _told(warnings=list(record.warnings))
             merged = {"offset": record.offset, "uncertainty": record.uncertainty}
             return fields | {key: value for key, value in merged.items() if value is not None}
         case End():
@@ -103,6 +104,14 @@ class Fields:
 
     def text_or_none(self, key: str) -> str | None:
         return None if self.fields.get(key) is None else self.text(key)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.fields.get(key)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise WrongFieldError(f'"{key}" must be a list of strings')
+        return tuple(value)
 
     def whole(self, key: str, default: int | None = None) -> int:
         value = self.fields.get(key, default)
@@ -186,6 +195,7 @@ def _head(fields: Fields) -> Head:
         version=fields.text("version", ""),
         offset=fields.seconds_or_none("offset"),
         uncertainty=fields.seconds_or_none("uncertainty"),
+        warnings=fields.texts("warnings"),
     )
 
 

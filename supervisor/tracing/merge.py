@@ -16,6 +16,7 @@ from attrs import define, evolve, field
 
 from actors.errors import Misuse
 from supervisor.tracing import jsonl
+from supervisor.tracing.convert import save
 from supervisor.tracing.naming import renamed
 from supervisor.tracing.offsets import Clock, estimate
 from supervisor.tracing.pairing import (
@@ -58,7 +59,7 @@ def merge(first: Trace, second: Trace) -> Trace:
 
 
 def merge_files(paths: Sequence[Path | str], target: Path | str) -> Trace:
-    """Merge the traces of two files or more, write that to ``target`` with mode 0600, and return it.
+    """Merge the traces of two files or more, write that to ``target`` as its suffix says, and return it.
 
     Times are those of the first; the order of the others does not matter.
     """
@@ -79,7 +80,7 @@ def merge_files(paths: Sequence[Path | str], target: Path | str) -> Trace:
             break
         else:
             raise strangers[0]
-    jsonl.save(merged, target)
+    save(merged, Path(target))
     return merged
 
 
@@ -99,8 +100,11 @@ def _merge(first: Trace, second: Trace, names: tuple[str, str]) -> Trace:
     doubts = (*pairing.doubts, *pairing.contradictions)
     if (more := len(doubts) - MOST_DOUBTS) > 0:
         doubts = (*doubts[:MOST_DOUBTS], f"so do {more:,} more connections")
-    notes = (*first.warnings, *second.warnings, *merging.notes, *doubts)
-    return Trace.of(_linked(records, pairing.pairs), dict.fromkeys(notes))
+    notes = tuple(dict.fromkeys((*first.warnings, *second.warnings, *merging.notes, *doubts)))
+    merged = Trace.of(_linked(records, pairing.pairs))
+    # In a record, so that they are in the file, too.
+    heads = [evolve(head, warnings=() if number else notes) for number, head in enumerate(merged.heads)]
+    return Trace.of((*heads, *merged.conversations, *merged.events, *merged.ends))
 
 
 def _refuse_the_same(first: Trace, second: Trace, names: tuple[str, str]) -> None:
@@ -109,7 +113,7 @@ def _refuse_the_same(first: Trace, second: Trace, names: tuple[str, str]) -> Non
         for known in first.heads:
             if head.pid == known.pid and _is_same(ones.get(known.process, {}), others.get(head.process, {})):
                 what = f"process {head.process!r} (pid {head.pid})"
-                if len(first.heads) > 1 or len(second.heads) > 1:
+                if any(each.offset is not None for each in (*first.heads, *second.heads)):
                     raise Misuse(f"{what} is in {names[0]} and in {names[1]}: they were merged before")
                 raise Misuse(f"{names[0]} and {names[1]} are both of {what}: the other end's trace is needed")
 

@@ -26,7 +26,7 @@ _SCRIPTS: Final = (
 )
 """The parts of the page's script, in the order in which each needs those before it."""
 _PLACE: Final = re.compile(r"\{\{(\w+)\}\}")
-_ROW_DEFAULTS: Final = (None, 0, 0, -1, -1, 0, 0, 0)
+_ROW_DEFAULTS: Final = (None, 0, 0, -1, -1, 0, 0, 0, 0)
 """What the last columns of an event's row are where nothing is known; those at a row's end are left out."""
 _Anchors = dict[str, tuple[float, float]]
 
@@ -131,6 +131,7 @@ def _rows(trace: Trace, anchors: _Anchors, start: float, names: dict[str, int]) 
             [part for frame in event.frames for part in _parts(frame)] if event.frames else 0,
             # A text, because what a message holds may be no JSON that a browser reads, such as NaN.
             json.dumps(event.data, ensure_ascii=False, default=repr) if event.data else 0,
+            [part for process, sent in event.remote for part in (number(process), sent)] if event.remote else 0,
         ]
         yield before + _json(_trimmed(row))
         before = ",\n"

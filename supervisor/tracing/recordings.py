@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from actors.errors import Misuse
 from supervisor.tracing.inputs import Beginning, beginning_of, is_input
@@ -32,11 +32,18 @@ class Recording:
     """When the last was told by or to it, in seconds of its process's clock."""
     events: tuple[Event, ...]
     """All that it, and a server's streams, told and were told, by id."""
+    where: str = ""
+    """``process/``, where another process of the capture has a connection of the same name."""
     _known: dict[int, Event] = field(init=False, eq=False, repr=False)
 
     @_known.default
     def _by_id(self) -> dict[int, Event]:
         return {event.id: event for event in self.events}
+
+    @property
+    def label(self) -> str:
+        """The name that it has in the capture alone."""
+        return f"{self.where}{self.name}"
 
     @property
     def is_server(self) -> bool:
@@ -120,7 +127,8 @@ def _taken(event: Event, first: Event | None) -> float:
 def recordings(trace: Trace, connection: str | None = None) -> tuple[list[Recording], list[str]]:
     """The connections that a replay can begin again, in the order of their beginnings, and a line about each other.
 
-    With ``connection``, that one alone. Raises Misuse where it is not there, or none is.
+    With ``connection``, that one alone; ``process/connection`` where several processes have one of that name. Raises
+    Misuse where it is not there, or none is.
     """
     began = [event for event in trace.events if event.type == "ConnectionBegan"]
     known = {(event.process, event.receiver) for event in began}
@@ -131,17 +139,24 @@ def recordings(trace: Trace, connection: str | None = None) -> tuple[list[Record
     warnings += [
         f"{end.lost:,} events of {end.process} were lost: no replay is exact" for end in trace.ends if end.lost
     ]
-    chosen = [event for event in began if connection in (None, event.receiver)]
+    chosen = [event for event in began if connection in (None, event.receiver, _whole_name(event))]
     if not chosen:
-        raise Misuse(_nothing(connection, older, [name for _, name in known]))
+        raise Misuse(_nothing(connection, older, [event.receiver for event in began]))
     if connection is not None and len(chosen) > 1:
-        raise Misuse(f"the capture has {len(chosen)} connections called {connection!r}: capture one process at a time")
+        names = " or ".join(map(_whole_name, chosen))
+        raise Misuse(f"the capture has {len(chosen)} connections called {connection!r}: say {names}")
+    often = Counter(event.receiver for event in began)
     found = []
     for event in chosen:
         if event.data is None:
             raise Misuse("the capture holds no payloads, which a replay needs: capture again, for a replay")
-        found.append(_recording(trace, event))
+        where = f"{event.process}/" if often[event.receiver] > 1 else ""
+        found.append(evolve(_recording(trace, event), where=where))
     return found, warnings
+
+
+def _whole_name(began: Event) -> str:
+    return f"{began.process}/{began.receiver}"
 
 
 def _nothing(connection: str | None, older: list[str], begun: list[str]) -> str:

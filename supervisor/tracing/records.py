@@ -60,6 +60,8 @@ class Head:
     """
     uncertainty: float | None = None
     """By how much that may be wrong, in seconds; None where nobody knows."""
+    warnings: tuple[str, ...] = ()
+    """What a reader of the whole trace should know, such as what a merge found doubtful; on its first head."""
 
 
 @frozen(kw_only=True)
@@ -189,7 +191,8 @@ class Trace:
     def of(cls, records: Iterable[Record], warnings: Iterable[str] = ()) -> Trace:
         """Collect records in any order and sort what they say.
 
-        ``warnings`` is looked at last, so a reader of the records may still add to it.
+        ``warnings`` is looked at last, so a reader of the records may still add to it. Where several traces of one
+        process were joined, an event that is in more than one of them is taken once.
         """
         heads: list[Head] = []
         conversations: list[Conversation] = []
@@ -205,6 +208,8 @@ class Trace:
                     conversations.append(record)
                 case End():
                     ends.append(record)
+        if len({head.process for head in heads}) < len(heads):
+            events = _once(heads, events)
         offsets = {head.process: head.wall - head.monotonic for head in heads}
         events.sort(key=lambda event: (event.time + offsets.get(event.process, 0.0), event.process, event.id))
         return cls(
@@ -212,7 +217,7 @@ class Trace:
             conversations=tuple(dict.fromkeys(conversations)),
             events=tuple(events),
             ends=tuple(ends),
-            warnings=(*warnings, *_doubts(heads, events)),
+            warnings=tuple(dict.fromkeys(_warned(warnings, heads, events))),
         )
 
     def records(self) -> Iterator[Record]:
@@ -269,6 +274,27 @@ class Trace:
         """The same trace with only the events that are chosen."""
         chosen = choice.among(self)
         return attrs.evolve(self, events=tuple(event for event in self.events if chosen(event)))
+
+
+def _once(heads: Iterable[Head], events: Iterable[Event]) -> list[Event]:
+    """Events of which each is there once, as the one that knows when it was taken."""
+    pids: dict[str, set[int]] = {}
+    for head in heads:
+        pids.setdefault(head.process, set()).add(head.pid)
+    kept: dict[object, Event] = {}
+    for event in events:
+        # Of two processes that share a name, the same id is two events.
+        key = (event.process, event.id) if len(pids.get(event.process, ())) == 1 else len(kept)
+        if (known := kept.get(key)) is None or (known.taken is None and event.taken is not None):
+            kept[key] = event
+    return list(kept.values())
+
+
+def _warned(warnings: Iterable[str], heads: list[Head], events: list[Event]) -> Iterator[str]:
+    yield from warnings
+    for head in heads:
+        yield from head.warnings
+    yield from _doubts(heads, events)
 
 
 def _doubts(heads: list[Head], events: list[Event]) -> Iterator[str]:

@@ -108,13 +108,15 @@ def _judged(warnings: list[str], players: Sequence[Player], *, live: bool) -> Re
         recording, name = player.recording, player.recording.name
         messages += player.events
         until = recording.end if live else None
+        where = recording.where
         differences.append(first_difference(name, recording.events, player.events, live=live, until=until))
-        exits += [event.text for event in player.events if event.sender == name and event.type == "Exited"][:1]
-        failures += failures_of(player.events, name)
-        recorded += failures_of(recording.events, name)
+        ends = [event.text for event in player.events if event.sender == name and event.type == "Exited"][:1]
+        exits += [f"{where}{text}" for text in ends]
+        failures += [each.at(where) for each in failures_of(player.events, name)]
+        recorded += [each.at(where) for each in failures_of(recording.events, name)]
     return Replayed(
         same=not any(differences), difference="\n".join(filter(None, differences)), exits=tuple(exits),
-        connections=tuple(player.recording.name for player in players), messages=tuple(messages),
+        connections=tuple(player.recording.label for player in players), messages=tuple(messages),
         failures=tuple(failures), recorded=tuple(recorded), warnings=tuple(warnings),
     )  # fmt: skip
 

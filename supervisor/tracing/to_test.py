@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Final
 
@@ -91,16 +92,18 @@ def to_test(path: Path | str, target: Path | str, handler: str | None = None) ->
     trace = jsonl.load(path)
     found, warnings = recordings(trace)
     copy = target.with_suffix(".jsonl")
-    names = {"test": target.name, "capture": json.dumps(copy.name)}
+    # In a text of the test's as well as in its string: no name of a file can end either.
+    names = {"test": json.dumps(target.name)[1:-1], "capture": json.dumps(copy.name)}
     if handler is None:
         text = _PINNED.format(**names)
-        tests = [_SAYS_THE_SAME.format(name=_identifier(each.name), actor=json.dumps(each.name)) for each in found]
+        tests = [_SAYS_THE_SAME.format(name=_identifier(each.label), actor=json.dumps(each.label)) for each in found]
     else:
         module, attribute = _parsed(handler)
         first = attribute.partition(".")[0]
         lines = {f"from {module} import {first}", "from supervisor.tracing.replay import Replayed, replay"}
         text = _WITH_HANDLER.format(handler=attribute, module=module, imports="\n".join(sorted(lines)), **names)
-        failed = [failure for each in found if each.is_server for failure in failures_of(each.events, each.name)]
+        servers = [each for each in found if each.is_server]
+        failed = [failure.at(each.where) for each in servers for failure in failures_of(each.events, each.name)]
         if not failed:
             raise Misuse(
                 f"nothing failed on a server in {path}: leave the handler out for a test that pins the messages"
@@ -117,8 +120,9 @@ def to_test_command(path: Path, target: Path, handler: str | None = None) -> tup
     """What ``muxlink trace to-test`` does: its exit code, and what it says."""
     written = to_test(path, target, handler)
     lines = [f"warning: {warning}" for warning in written.warnings]
-    many = f"{written.tests} tests" if written.tests != 1 else "1 test"
-    lines.append(f"{written.test}: {many}, which replay {written.capture}; run them with: python -m pytest {target}")
+    many = f"{written.tests} tests, which replay" if written.tests != 1 else "1 test, which replays"
+    run = shlex.join(["python", "-m", "pytest", str(target)])
+    lines.append(f"{written.test}: {many} {written.capture}; run with: {run}")
     return 0, "\n".join(lines)
 
 

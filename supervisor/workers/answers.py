@@ -122,8 +122,9 @@ class Answers:
     async def _trace(self, wanted: Wanted) -> Plain:
         check_reader(wanted.to)
         members = [each for each in await ask(self._crew, AskCrew, REPORT_TIME) if each.state != Phase.STARTING.value]
-        if not members:
+        if not members and not wanted.known:
             raise Misuse("no worker serves yet: ask again in a moment")
+        members = [each for each in members if each.name not in wanted.known]
         for member in members:
             member.ref.tell(SendTrace(wanted.to, wanted.mode, wanted.as_dict()))
         return {"processes": [member.name for member in members]}
@@ -166,6 +167,8 @@ class OwnAnswers:
             case {"ask": "trace"}:
                 wanted = wanted_of(question)
                 check_reader(wanted.to)
+                if self._process in wanted.known:
+                    return {"processes": []}
                 self._traces.begin(wanted, self._server)
                 return {"processes": [self._process]}
             case _:

@@ -11,10 +11,10 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Thread
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import attrs
 from attrs import field, frozen
@@ -31,6 +31,8 @@ DUMP, FOLLOW, CAPTURE = MODES = ("dump", "follow", "capture")
 AT_ONCE: Final = 8
 """Traces that one process writes at a time."""
 MAX_TEXT: Final = 1000
+MOST_KNOWN: Final = 500
+"""Processes that a question can leave out."""
 MOST: Final = 2**53 - 1
 FOR_EVER: Final = 10 * 365 * 86_400.0
 """Seconds; whoever follows says when it is over."""
@@ -52,7 +54,13 @@ def _number(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
         return
     kinds = (int, float) if attribute.name == "seconds" else (int,)
     if type(value) not in kinds or not 0 < value <= MOST:  # type: ignore[operator]
-        raise Misuse(f"a trace's {attribute.name} is a number above 0, not {str(value)[:40]!r}")
+        raise Misuse(f"a trace's {attribute.name} is a number above 0 and up to {MOST:,}, not {str(value)[:40]!r}")
+
+
+def _texts(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    is_list = isinstance(value, tuple | list) and len(value) <= MOST_KNOWN
+    if not is_list or not all(isinstance(each, str) and len(each) <= MAX_TEXT for each in cast("list[object]", value)):
+        raise Misuse(f"a trace's {attribute.name} is a list of at most {MOST_KNOWN} names")
 
 
 @frozen(kw_only=True)
@@ -72,6 +80,8 @@ class Wanted:
     stream: int | None = field(default=None, validator=_number)
     type: str | None = field(default=None, validator=_text_or_none)
     dead: bool | None = field(default=None, validator=_flag)
+    known: Sequence[str] = field(default=(), validator=_texts)
+    """Processes that write it already: only others are asked."""
 
     def __attrs_post_init__(self) -> None:
         if self.mode not in MODES:

@@ -1,5 +1,6 @@
 """The trace hook and the flight recorder: every message, its cause, and never more bytes than the cap."""
 
+import asyncio
 import tracemalloc
 from collections.abc import Callable
 
@@ -186,6 +187,20 @@ def test_an_exporter_that_raises_is_logged_once_and_switched_off_and_messages_go
     assert all(mailbox.tell(Note(str(number))) for number in range(5))
     assert seen == [1, 2]
     assert len(mailbox) == len(recorder) == len(after) == 5
+
+
+@pytest.mark.logs_errors("a trace exporter failed on event 1 and is switched off")
+async def test_an_exporter_that_looks_at_a_cancelled_future_cancels_nobody() -> None:
+    """T10: its error is no Exception, and would else end the actor that told the message."""
+    tracer, recorder = recorded()
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    tracer.attach(lambda event: future.result())
+    mailbox: Mailbox[Note] = Mailbox("worker", tracer)
+    assert mailbox.tell(Note("one"))
+    assert mailbox.tell(Note("two"))
+    assert tracer.on
+    assert len(recorder) == 2
 
 
 @pytest.mark.logs_errors("disk full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -125,6 +126,26 @@ async def test_the_death_of_who_follows_ends_it_in_all_processes(tmp_path: Path,
         await ask(tree)
         for left in (tmp_path / "control").glob("trace-*/*"):  # a killed command cannot clean up
             left.unlink()
+
+
+@pytest.mark.bulk
+async def test_a_worker_that_takes_the_place_of_one_that_was_killed_is_in_the_capture(tmp_path: Path) -> None:
+    path = tmp_path / "capture.jsonl"
+    async with serving(tmp_path, 1, "--log-level", "info") as tree:
+        [victim] = await tree.workers()
+        with (tmp_path / "said").open("wb") as said:
+            async with client(tree, "trace", "capture", "-o", str(path), "--seconds", "100", output=said) as process:
+                await tree.until("it has begun", lambda: f"worker-1 {BEGAN}" in tree.err())
+                os.kill(victim.pid, signal.SIGKILL)
+                await tree.until("the next has begun", lambda: f"worker-2 {BEGAN}" in tree.err())
+                await ask(tree)
+                process.send_signal(signal.SIGINT)
+                assert await ended(process) == 0
+    trace = jsonl.load(path)
+    assert [head.process for head in trace.heads] == ["worker-1", "worker-2"]
+    assert {end.process: end.reason for end in trace.ends} == {"worker-2": "asked"}
+    assert {event.process for event in trace.events if event.type == "Respond"} == {"worker-2"}
+    assert "worker-1 broke off: what it had not written yet is missing" in (tmp_path / "said").read_text()
 
 
 @pytest.mark.bulk

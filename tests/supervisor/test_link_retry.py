@@ -1,6 +1,7 @@
 """What becomes of requests that fail: what is known of them, which go again, and where."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from actors.errors import (
 )
 from actors.settings import Backoff, Limits, Retry
 from actors.wire import MAX_STREAM_ID
+from supervisor.explanation import WaitsFor
 from supervisor.link import Link
 from tests.supervisor.world import Place, Wire, World, answering, at_once
 from tests.support import frames
@@ -338,3 +340,17 @@ async def test_when_stream_ids_run_out_the_next_request_goes_over_another_connec
         asking: list[Any] = [asyncio.create_task(link.request("GET", f"/{number}")) for number in range(10)]
         assert [reply.status for reply in await asyncio.gather(*asking)] == [200] * 10
         assert [wire.paths for wire in place.all] == [["/first", "/0", "/1"], [f"/{number}" for number in range(2, 10)]]
+
+
+async def test_a_request_between_two_attempts_is_seen_by_why(place: Place) -> None:
+    """T7: it is on no connection and in no line then."""
+    place.serves = resetting(Code.REFUSED_STREAM, 2)
+    async with Link(URL, retry=Retry(pause=7.0)) as link:
+        asking = asyncio.create_task(link.request("GET", "/"))
+        await asyncio.sleep(1)
+        [said] = await link.why()
+        assert (await asking).status == 200
+        assert await link.why() == []
+    assert said.waits_for is WaitsFor.ATTEMPT
+    told = r"request-\d+ waits for its next attempt, since 1\.0 s: the last failed \(StreamReset\), and it goes again"
+    assert re.search(told, said.text)

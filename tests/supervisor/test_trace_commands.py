@@ -5,8 +5,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from supervisor.link import Link
 from supervisor.server import Server
 from supervisor.trace_commands import add_commands
 from supervisor.tracing import jsonl
-from supervisor.workers.answers import OwnAnswers
+from supervisor.workers.answers import OwnAnswers, wanted_of
 from supervisor.workers.traces import Traces
 from tests.supervisor.tracing.samples import conversation
 
@@ -152,8 +153,58 @@ async def test_a_process_that_does_not_come_is_named_by_number(
     async with ControlServer(control, promise):
         with pytest.raises(ProtocolViolation, match="no process of the server has written"):
             await run("trace", "dump", "--control", str(control), "-o", str(tmp_path / "t.jsonl"))
-    assert "1 of 1 processes did not answer" in capsys.readouterr().err
+    assert "1 of 1 processes did not answer, and are not in it: worker-1\n" in capsys.readouterr().err
     assert not (tmp_path / "t.jsonl").exists()
+
+
+async def test_what_killed_commands_have_left_behind_is_removed_and_nothing_else(
+    control: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(control):
+        killed, young, old = (control.parent / f"trace-{name * 8}" for name in "abc")
+        for folder in (killed, young, old, control.parent / "trace-mine"):
+            folder.mkdir(0o700)
+            (folder / "trace.jsonl").touch()
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(str(killed / "t.sock"))
+        os.utime(old, (0, 0))
+        async with trace_reader.TraceReader(control) as other:
+            assert await run("trace", "dump", "--control", str(control)) == 0
+            left = {path.name for path in control.parent.iterdir()}
+            assert left == {control.name, young.name, "trace-mine", other.folder.name}
+    assert capsys.readouterr().out
+
+
+async def test_who_follows_hears_of_processes_that_come_later_until_the_server_has_gone(
+    control: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_reader, "AGAIN", 0.01)
+    questions: list[dict[str, Any]] = []
+
+    async with Server(answer) as server, Link(server.url) as link:
+
+        async def hand_out(question: dict[str, Any]) -> object:
+            """Each time that it is asked there is one more process, up to three, and one after the other ends."""
+            questions.append(question)
+            number = len(questions)
+            if number > 3:
+                return {"processes": ["worker-3"]}
+            traces = Traces(f"worker-{number}")
+            traces.begin(wanted_of(question), server)
+            await link.request("POST", "/", body=b"hello")
+            await traces.close()
+            return {"processes": [f"worker-{number}"]}
+
+        async with ControlServer(control, hand_out):
+            following = asyncio.create_task(run("trace", "follow", "--control", str(control), "--type", "Respond"))
+            async with asyncio.timeout(20):
+                while len(questions) < 6:  # noqa: ASYNC110  (no event)
+                    await asyncio.sleep(0)
+            assert not following.done()
+        async with asyncio.timeout(20):
+            assert await following == 0
+    assert [line.split(" ")[1] for line in capsys.readouterr().out.splitlines()] == ["worker-1", "worker-2", "worker-3"]
+    assert [question.get("known") for question in questions[:3]] == [None, ["worker-1"], ["worker-1", "worker-2"]]
 
 
 async def test_a_full_disk_is_one_line_and_ends_the_capture(control: Path) -> None:
@@ -192,6 +243,11 @@ async def test_where_no_server_is_that_is_said(control: Path, tmp_path: Path, co
         (("convert", "{folder}/there.jsonl", "-o", "{folder}/there.jsonl"), "is there already"),
         (("merge", "a", "b", "-o", "{folder}/there.jsonl"), "is there already"),
         (("to-test", "a", "-o", "{folder}/there.jsonl"), "is there already"),
+        (("to-test", "{folder}/a", "-o", "{folder}/there.py"), "there.jsonl is there already, where the capture goes"),
+        (("merge", "a", "b", "-o", "{folder}/m.txt"), "m.txt has no suffix that says what to write"),
+        (("capture", "-o", "{folder}/x.html"), "a capture is JSON Lines: write it to .*/x.jsonl, of which"),
+        (("capture", "-o", "x.jsonl", "--seconds", "inf"), "a capture has an end"),
+        (("capture", "-o", "x.jsonl", "--events", "9" * 20), "a capture has an end"),
         (("replay", "{folder}/nothing"), "cannot read .*nothing: No such file or directory"),
         (("merge", "{folder}/nothing", "{folder}/more", "-o", "{folder}/m.jsonl"), "cannot read .*nothing"),
     ],
@@ -239,6 +295,41 @@ async def test_why_says_what_streams_wait_for_in_lines_or_as_json(
             assert (row["process"], row["stream"], row["waits_for"]) == ("muxlink", name, "body")
         with pytest.raises(RemoteError, match="no stream or request is called 'stream-7' here: 'muxlink tree' lists"):
             await run("why", "stream-7", "--control", str(control))
+
+
+async def test_where_standard_output_is_closed_that_is_one_line(
+    control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after ``>&-``; what would only have been printed is not missed."""
+    jsonl.save(conversation(), tmp_path / "t.jsonl")
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stdin", None)
+    async with serving(control):
+        with pytest.raises(LocalError, match="cannot write to standard output: it is closed"):
+            await run("trace", "dump", "--control", str(control))
+        assert await run("why", "--control", str(control)) == 0
+    with pytest.raises(LocalError, match="cannot write to standard output: it is closed"):
+        await run("trace", "convert", str(tmp_path / "t.jsonl"), "-o", "-", "--to", "md")
+    with pytest.raises(Misuse, match="standard input is closed: name a file"):
+        await run("trace", "convert", "-", "-o", str(tmp_path / "t.md"))
+
+
+@pytest.mark.parametrize("command", ["dump", "convert"])
+async def test_who_reads_the_output_may_have_enough(
+    control: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    jsonl.save(conversation(), tmp_path / "t.jsonl")
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = {"dump": ("--control", str(control)), "convert": (str(tmp_path / "t.jsonl"), "-o", "-", "--to", "html")}
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr("sys.stdout", closed)
+        async with serving(control):
+            with pytest.raises(BrokenPipeError):
+                await run("trace", command, *words[command])
+        monkeypatch.undo()
+        with suppress(BrokenPipeError):
+            closed.close()
 
 
 async def test_where_nothing_waits_why_says_so(control: Path, capsys: pytest.CaptureFixture[str]) -> None:

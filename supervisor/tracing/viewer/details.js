@@ -222,6 +222,9 @@ class Details {
     }
     const box = make("div");
     box.append(make("h3", "", "Colors"), list);
+    if (this.app.trace.remote.size) {
+      box.append(make("p", "muted", "A broken line leads from where frames were sent to where they arrived."));
+    }
     return box;
   }
 }

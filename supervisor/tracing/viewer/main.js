@@ -70,6 +70,14 @@ Object.defineProperty(window, "muxlink", {
     visible(limit = 100) {
       return Object.freeze([...app.matches.subarray(0, limit)].map((i) => app.trace.id[i]));
     },
+    /** Where lines over the wire are drawn that end at a message, told from others by its process. */
+    wires(process, id) {
+      const { trace, timeline } = app;
+      const i = trace.byId.get(trace.numberOf(process))?.get(id);
+      if (i === undefined) return null;
+      const box = timeline.stage.getBoundingClientRect();
+      return timeline.scene.wiresTo(i).map((line) => line.map((part, k) => part + (k % 2 ? box.top : box.left)));
+    },
     /** Where a message is drawn, in the page's pixels: from x and y to x and y; null where its track is not shown. */
     place(id) {
       const i = app.trace.id.indexOf(id);

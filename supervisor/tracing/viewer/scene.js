@@ -83,7 +83,10 @@ class Scene {
     this.drawLives();
     const shown = this.gather();
     if (shown.count > SPARSE) this.drawCounted(shown);
-    else this.drawArrows(shown);
+    else {
+      this.drawArrows(shown);
+      this.drawWires(shown);
+    }
     this.drawChain();
     this.drawLabels(shown);
     if (app.pointer !== null) this.drawPointer();
@@ -187,6 +190,38 @@ class Scene {
     for (const group of [...groups.values()].sort((a, b) => a.width - b.width)) {
       this.strokeArrows(group.events, group.color, group.width);
     }
+  }
+
+  /** From where frames were sent at one end to where they arrived at the other: broken lines, on the way. */
+  drawWires({ events }) {
+    const { context, colors } = this;
+    context.strokeStyle = colors.muted;
+    context.lineWidth = 1;
+    context.setLineDash([5, 4]);
+    context.beginPath();
+    for (const i of events) {
+      for (const [x1, y1, x2, y2] of this.wiresTo(i)) {
+        context.moveTo(x1, y1);
+        context.lineTo(x2, y2);
+      }
+    }
+    context.stroke();
+    context.setLineDash([]);
+  }
+
+  /** Where the broken lines are that end at an event: none where the filter or a fold hides either end. */
+  wiresTo(i) {
+    const { app } = this;
+    const { tracks } = app;
+    const row = tracks.rowOf[tracks.to[i]];
+    if (row === NONE || !app.matched[i]) return [];
+    const found = [];
+    for (const sent of app.trace.sentFor(i)) {
+      const from = tracks.rowOf[tracks.from[sent]];
+      if (from === NONE || !app.matched[sent]) continue;
+      found.push([this.x(app.trace.told[sent]), this.y(from), this.x(app.trace.told[i]), this.y(row)]);
+    }
+    return found;
   }
 
   strokeArrows(events, color, width) {

@@ -39,6 +39,7 @@ class Trace {
     this.first = new Float64Array(count);
     this.frames = new Map();
     this.data = new Map();
+    this.remote = new Map();
     this.cause = ints();
     this.causeId = new Float64Array(count);
     this.texts = [];
@@ -85,6 +86,7 @@ class Trace {
       this.first[i] = row[12] ?? 0;
       if (row[13]) this.frames.set(i, row[13]);
       if (row[14]) this.data.set(i, row[14]);
+      if (row[15]) this.remote.set(i, row[15]);
     });
   }
 
@@ -101,6 +103,19 @@ class Trace {
       this.cause[i] = cause > 0 && cause < this.id[i] ? byId.get(this.process[i]).get(cause) ?? NONE : NONE;
     }
     this.byId = byId;
+    for (const [i, flat] of this.remote) {
+      const sent = [];
+      for (let k = 0; k < flat.length; k += 2) {
+        const found = byId.get(flat[k])?.get(flat[k + 1]);
+        if (found !== undefined && found !== i) sent.push(found);
+      }
+      this.remote.set(i, sent);
+    }
+  }
+
+  /** The events by which the other end sent what arrived with this one; known only where a merge has said so. */
+  sentFor(i) {
+    return this.remote.get(i) ?? [];
   }
 
   name(number) {
@@ -192,6 +207,8 @@ class Trace {
       : this.effects(i).find((k) => this.typeOf(k) === "FramesArrived" && this.concerns(k, stream))
       ?? this.effects(i).find((k) => this.typeOf(k) === "FramesArrived");
     if (arrival === undefined || !this.first[arrival]) return NONE;
+    const known = this.sentFor(arrival);
+    if (known.length) return known.findLast((k) => this.concerns(k, stream)) ?? known[known.length - 1];
     const at = this.framesOf(arrival).findIndex((frame) => frame.stream === stream);
     const frame = this.first[arrival] + Math.max(0, at);
     const sent = this.sent().get(this.peers().get(this.ending(arrival))) ?? [];

@@ -57,6 +57,14 @@ async def test_a_capture_stops_itself_at_so_many_events_and_says_so(
     assert ended == f"a capture of messages ended (events): {path}, 7 events, 0 lost"
 
 
+@pytest.mark.parametrize("bound", ["events", "seconds", "bytes"])
+def test_a_bound_that_is_none_is_refused(tmp_path: Path, bound: str) -> None:
+    """T4"""
+    for value in (0, -1, float("nan"), float("inf"), 10**400, True, "5"):
+        with pytest.raises(Misuse, match=f"a capture has an end: {bound} is a number above 0, not"):
+            Capture(tmp_path / "capture.jsonl", **{bound: value})  # type: ignore[arg-type]
+
+
 async def test_a_capture_stops_itself_after_so_many_seconds(tmp_path: Path) -> None:
     """T4"""
     tracer, path = Tracer(), tmp_path / "capture.jsonl"

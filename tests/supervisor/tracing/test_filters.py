@@ -136,3 +136,15 @@ def test_no_other_error_comes_out_of_a_text(text: str) -> None:
     except Misuse:
         return
     assert isinstance(found, Filter)
+
+
+@pytest.mark.parametrize("place", ["{process}/{actor}", "{process}", "{process}/*/connection-1"])
+def test_an_actor_may_be_named_with_its_process(place: str) -> None:
+    """As ``muxlink tree`` has it: actors of several processes may have one name."""
+    events = conversation().events
+    process = next(event.process for event in events if ACCEPTED in (event.sender, event.receiver))
+    asked = place.format(process=process, actor=ACCEPTED)
+    found = chosen(Filter(actor=asked))
+    assert {ACCEPTED} <= {name for event in found for name in (event.sender, event.receiver)}
+    assert {event.process for event in found} == {process}
+    assert chosen(Filter(actor=f"another/{ACCEPTED}")) == []

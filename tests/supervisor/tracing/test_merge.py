@@ -211,6 +211,7 @@ async def test_two_processes_that_are_called_alike(tmp_path: Path) -> None:
     assert max(walls) - min(walls) < 60
     written = jsonl.load(target)
     assert list(written.records()) == list(merged.records())
+    assert written.warnings == merged.warnings
     assert target.stat().st_mode & 0o777 == 0o600
 
 
@@ -292,6 +293,27 @@ def test_the_same_trace_twice_is_refused(tmp_path: Path) -> None:
     for again in (first, second, merged):
         with pytest.raises(Misuse, match="they were merged before"):
             merge(merged, again)
+
+
+def test_two_traces_of_the_same_two_processes_are_not_said_to_have_been_merged() -> None:
+    """T8: such as two dumps of a server with two workers."""
+    talk = Talk(lambda at: 5.0)
+    talk.connect("c")
+    chatter(talk, range(10))
+    both = Trace.of([*talk.traces()[0].records(), *talk.traces()[1].records()])
+    with pytest.raises(Misuse, match=r"are both of process 'near' .*: the other end's trace is needed"):
+        merge(both, both)
+
+
+def test_a_merged_trace_is_what_its_suffix_says(tmp_path: Path) -> None:
+    """T8."""
+    talk = Talk(lambda at: 5.0)
+    talk.connect("c")
+    chatter(talk, range(10))
+    for trace, name in zip(talk.traces(), ("one.jsonl", "two.jsonl"), strict=True):
+        jsonl.save(trace, tmp_path / name)
+    merge_files([tmp_path / "one.jsonl", tmp_path / "two.jsonl"], tmp_path / "both.html")
+    assert "<html" in (tmp_path / "both.html").read_text()
 
 
 def test_a_trace_without_frames_is_refused() -> None:

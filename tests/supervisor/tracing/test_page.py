@@ -91,6 +91,15 @@ def test_a_page_holds_each_event_with_its_times_in_microseconds_from_the_first()
     ]  # fmt: skip
 
 
+def test_a_page_knows_what_sent_the_frames_that_arrived() -> None:
+    """T5, T8: process and id of each event that did."""
+    arrived = evolve(EVENT, type="FramesArrived", remote=(("q", 7), ("p", 3)))
+    page = parsed(Trace.of([HEAD, arrived]))
+    names = json.loads(page.texts["names"])
+    [[*_, flat]] = json.loads(page.texts["events"])
+    assert [names[flat[0]], flat[1], names[flat[2]], flat[3]] == ["q", 7, "p", 3]
+
+
 def test_the_clocks_of_two_processes_meet_to_the_microsecond() -> None:
     """T5, T8: seconds since the epoch have no room for parts of a microsecond, so they are never added up."""
     other = Head(process="q", pid=2, monotonic=5_000_000.0, wall=HEAD.wall + 0.25)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 from attrs import evolve
 
+from supervisor.tracing.merge import merge
 from supervisor.tracing.records import Event, Head, Trace
 from tests.supervisor.tracing.browser import Scheme, Shown, chromium, shown
 from tests.supervisor.tracing.page_samples import HOSTILE, WHY, troubled
-from tests.supervisor.tracing.samples import ACCEPTED, many
+from tests.supervisor.tracing.samples import ACCEPTED, conversation, many
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -117,6 +118,29 @@ def test_a_click_on_an_arrow_opens_its_message_and_the_chain_is_drawn(view: Show
     x1, y1, x2, y2 = ends
     view.page.mouse.click((x1 + x2) / 2, (y1 + y2) / 2)
     assert view.hook("selected") == CRASH.id
+
+
+def test_in_a_merged_trace_lines_lead_from_end_to_end(browser: Browser, tmp_path: Path) -> None:
+    """T5, T8: and causes over the wire are known though addresses do not tell them."""
+    records = list(conversation().records())
+    ends = [Trace.of(each for each in records if each.process == process) for process in ("client", "server")]
+    merged = evolve(merge(*ends), conversations=())
+    arrivals = [event for event in merged.events if event.remote]
+    asked = next(event for event in merged.events if event.process == "server" and event.type == "HeadersArrived")
+    with shown(browser, merged, tmp_path) as view:
+        for arrived in arrivals:
+            lines = view.hook(f"wires({arrived.process!r}, {arrived.id})")
+            assert isinstance(lines, list)
+            assert len(lines) == len(arrived.remote) > 0
+            assert all(x1 <= x2 and y1 != y2 for x1, y1, x2, y2 in lines)
+        assert "A broken line leads from where frames were sent" in view.page.inner_text("#details")
+        view.page.fill("#filter", "process:server type:HeadersArrived")
+        view.page.click("#tab-messages")
+        view.page.click("#panel-messages .body .line >> nth=0")
+        assert view.hook("selected") == asked.id
+        assert "over the wire from client" in view.page.inner_text("#details")
+        assert view.hook(f"wires({arrivals[0].process!r}, {arrivals[0].id})") == []
+        assert view.complaints == []
 
 
 def test_errors_and_stalls_are_listed_in_their_order_and_lead_to_their_messages(view: Shown) -> None:

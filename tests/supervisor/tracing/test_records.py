@@ -112,3 +112,26 @@ def test_everything_that_a_trace_is_made_of_comes_out_of_it() -> None:
     assert [end.reason for end in trace.ends] == ["asked", "asked"]
     assert End(process="server", reason="asked", events=31) in trace.ends
     assert ACCEPTED in {conversation.name for conversation in trace.conversations}
+
+
+def test_of_traces_that_were_joined_each_event_is_there_once_as_the_one_that_was_taken() -> None:
+    """Two dumps of one process, the one behind the other."""
+    first = conversation()
+    waited = evolve(first, events=tuple(evolve(event, taken=None) for event in first.events))
+    joined = Trace.of([*waited.records(), *first.records()])
+    assert joined.events == first.events
+    assert joined.warnings == ()
+
+
+def test_events_of_two_processes_that_share_a_name_are_all_kept() -> None:
+    first = conversation()
+    heads = [evolve(head, pid=head.pid + 1) for head in first.heads]
+    joined = Trace.of([*first.records(), *heads, *first.events])
+    assert len(joined.events) == 2 * len(first.events)
+    assert len(joined.warnings) == len(heads)
+
+
+def test_what_a_head_warns_of_is_a_warning_of_the_trace() -> None:
+    first = conversation()
+    heads = [evolve(head, warnings=("clocks differ", "clocks differ")) for head in first.heads]
+    assert Trace.of([*heads, *first.events], ["it was cut"]).warnings == ("it was cut", "clocks differ")

@@ -107,7 +107,7 @@ def test_the_command_says_where_it_is_and_how_it_is_run(failed: Path, tmp_path: 
     code, said = to_test_command(failed, tmp_path / "test_failed.py", "application:handle")
     test = tmp_path / "test_failed.py"
     assert code == 0
-    assert said == f"{test}: 1 test, which replay {test.with_suffix('.jsonl')}; run them with: python -m pytest {test}"
+    assert said == f"{test}: 1 test, which replays {test.with_suffix('.jsonl')}; run with: python -m pytest {test}"
 
 
 def test_a_capture_that_is_beside_the_test_already_stays(failed: Path, tmp_path: Path) -> None:
@@ -115,6 +115,41 @@ def test_a_capture_that_is_beside_the_test_already_stays(failed: Path, tmp_path:
     path.write_bytes(failed.read_bytes())
     assert to_test(path, tmp_path / "test_failed.py").capture == path
     assert path.read_bytes() == failed.read_bytes()
+
+
+@pytest.fixture
+def twins(failed: Path, tmp_path: Path) -> Path:
+    """A capture of two processes, each with a connection of one and the same name."""
+    text, path = failed.read_text(), tmp_path / "twins.jsonl"
+    path.write_text(text + text.replace('"process":"process-1"', '"process":"process-2"'))
+    return path
+
+
+def test_connections_of_one_name_in_two_processes_have_a_test_each(twins: Path, tmp_path: Path) -> None:
+    """T6: as the workers of one server have them."""
+    cases = cases_of(to_test(twins, tmp_path / "test_twins.py").test)
+    assert sorted(name[:15] for name in cases) == ["test_process_1_", "test_process_2_"]
+    for case in cases.values():
+        case()
+
+
+@pytest.mark.logs_errors("crashed")
+def test_failures_of_one_name_in_two_processes_have_a_test_each(twins: Path, app: Path, tmp_path: Path) -> None:
+    """T6."""
+    app.write_text(BROKEN)
+    sys.modules.pop("application", None)
+    cases = cases_of(to_test(twins, tmp_path / "test_twins.py", "application:handle").test)
+    assert sorted(name[:15] for name in cases) == ["test_process_1_", "test_process_2_"]
+    for case in cases.values():
+        with pytest.raises(AssertionError):
+            case()
+
+
+@pytest.mark.parametrize("name", ['test_"""x\\y.py', "test_\\N{x}.py", "test_\n.py"])
+def test_no_name_of_a_file_breaks_the_test(failed: Path, tmp_path: Path, name: str) -> None:
+    written = to_test(failed, tmp_path / name)
+    for case in cases_of(written.test).values():
+        case()
 
 
 @pytest.mark.parametrize(

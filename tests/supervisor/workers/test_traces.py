@@ -182,6 +182,9 @@ def test_the_parent_sees_whether_the_reader_can_be_reached(tmp_path: Path, monke
         ({"to": "/s", "mode": "capture", "seconds": float("inf")}, "a trace's seconds is a number above 0"),
         ({"to": "/s", "mode": "capture", "actor": 5}, "a trace's actor is a text"),
         ({"to": "/s", "mode": "capture", "stream": "5"}, "a trace's stream is a number above 0"),
+        ({"to": "/s", "mode": "capture", "known": "worker-1"}, "a trace's known is a list of at most 500 names"),
+        ({"to": "/s", "mode": "capture", "known": [1]}, "a trace's known is a list of at most 500 names"),
+        ({"to": "/s", "mode": "capture", "known": ["w"] * 501}, "a trace's known is a list of at most 500 names"),
     ],
 )
 def test_what_cannot_be_wanted_is_refused(values: dict[str, Any], told: str) -> None:
