@@ -222,6 +222,11 @@ class Acceptor:
 
     async def _welcome(self, accepted: sockets.socket, protocol: SocketProtocol, where: str) -> None:
         """See one client through its handshake."""
+        if accepted.family != sockets.AF_UNIX:
+            # asyncio does so where a socket says that it is TCP's, which one that accept() gave often does not: a head
+            # and the body after it would be 40 ms apart.
+            with suppress(OSError):  # it was reset meanwhile
+                accepted.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, True)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, accepted, **self._tls)
         except OSError as error:  # among them every error of ssl

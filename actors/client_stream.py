@@ -73,11 +73,11 @@ class ClientStream(Exchange):
             elif actor.error is not None:
                 raise actor.failure()
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
+    async def send(self, data: bytes | bytearray | memoryview, *, end: bool = False) -> None:
         if self._expects:
             await until_continue(self._actor)
             self._expects = False
-        await super().send(data)
+        await super().send(data, end=end)
 
     def prioritize(self, weight: int, *, depends_on: int = 0, exclusive: bool = False) -> None:
         """Give our body another share, and tell the server with PRIORITY (RFC 7540, 6.3), which RFC 9113 deprecates.

@@ -44,13 +44,15 @@ class SendData(WireCommand):
 
     stream_id: int
     data: bytes | memoryview = field(repr=False)
+    end: bool = False
+    """Whether it is the last, and ends our side."""
 
     def apply(self, wire: Wire) -> None:
         wire.terms.memory.give(len(self.data))
-        wire.send_data(self.stream_id, self.data)
+        wire.send_data(self.stream_id, self.data, end=self.end)
 
     def summary(self) -> str:
-        return f"stream {self.stream_id}: {len(self.data)} bytes"
+        return f"stream {self.stream_id}: {len(self.data)} bytes" + (", ended" if self.end else "")
 
 
 @frozen

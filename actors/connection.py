@@ -491,6 +491,7 @@ class ConnectionActor(TurnActor[ConnectionMessage]):
             round_trips=Quantiles.of(self.round_trips.seconds),
             side="client" if wire.client else "server",
             local=self._outlet.local,
+            peer_settings=wire.peer_settings,
         )
 
     def _phase(self) -> str:

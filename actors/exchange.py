@@ -6,7 +6,7 @@ order of calls and what goes out, and leave the rest to it. What runs in its tas
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Final, TypeVar
 
 from attrs import field, frozen
@@ -67,12 +67,36 @@ class Exchange:
         return self._actor.stream_id
 
     @property
+    def connection(self) -> str:
+        """The name of its connection, as in traces."""
+        return self._actor.connection
+
+    @property
     def peer(self) -> Peer:
         return self._actor.peer
 
     @property
     def cause(self) -> LinkError | None:
         """What ended the stream badly; None as long as nothing did."""
+        return self._actor.error
+
+    @property
+    def unread(self) -> int:
+        """Bytes of the peer's body that came and were not read."""
+        return self._actor.unread
+
+    @property
+    def is_over(self) -> bool:
+        """Whether both sides have ended or the stream has failed; what came and was not read can still be read."""
+        return self._actor.is_over() or self._actor.error is not None
+
+    def when_over(self, call: Callable[[], object]) -> None:
+        """Have ``call`` called once that is so, in a turn of the loop of its own."""
+        self._actor.when(self._actor.is_over, call)
+
+    async def wait(self) -> LinkError | None:
+        """Wait until that is so; returns what the stream failed with, or None."""
+        await self._actor.until(self._actor.is_over)
         return self._actor.error
 
     async def read(self, n: int = -1) -> bytes:
@@ -88,6 +112,14 @@ class Exchange:
             return await self._actor.read_all(self._max_body())
         return await self._actor.read(n)
 
+    async def read_frame(self) -> bytes:
+        """The next of the body as it came in one DATA frame, empty ones left out; ``b""`` at the end. Raises as read().
+
+        What a read(n) has left of a frame is one, too.
+        """
+        self._before_read()
+        return await self._actor.read(None)
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self._before_read()
         while chunk := await self._actor.read(ANY_SIZE):
@@ -100,22 +132,42 @@ class Exchange:
         """
         return await self._actor.read_trailers()
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
+    async def send(self, data: bytes | bytearray | memoryview, *, end: bool = False) -> None:
         """Queue ``data``; returns once there is room for it, so that a slow peer slows the sender.
 
+        ``end`` says that it is the last: its last frame ends our side, which spares a frame and a turn.
         Raises StreamReset when the peer wants no more, with code NO_ERROR if it has answered already; Misuse after the
         end; the stream's error.
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise Misuse(f"send() takes bytes, not {type(data).__name__}")
         self._check_sendable()
-        await self._actor.send(data)
+        await self._actor.send(data, end=end)
 
     async def end(self, trailers: HeaderInput = ()) -> None:
         """End our side of the stream, with trailers or without. Raises as :meth:`send` does, and InvalidHeaders."""
         fields = check_fields(trailers)
         self._check_sendable()
         self._actor.end(fields)
+
+    @property
+    def gone(self) -> int:
+        """Bytes of our body that are known to have gone out, of those that :meth:`send` was given.
+
+        Exact as long as no more than half of ``limits.send_buffer`` waits.
+        """
+        return self._actor.gone
+
+    def goes_at_once(self, size: int) -> bool:
+        """Whether the next ``size`` bytes of our body surely go out at once, as the windows are; to be asked once.
+
+        It looks at the window that the stream began with alone, and so says no to what comes after that.
+        """
+        return self._actor.goes_at_once(size)
+
+    async def until_gone(self, size: int) -> None:
+        """Wait until so many bytes of our body have gone out, or the stream is over. Raises the stream's error."""
+        await self._actor.until_gone(size)
 
     def reset(self, code: int = ErrorCode.CANCEL) -> None:
         """Give the stream up with RST_STREAM (RFC 9113, 6.4); a stream that is over stays as it is."""

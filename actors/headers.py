@@ -46,7 +46,7 @@ class Headers:
     __slots__ = ("_pairs",)
 
     def __init__(self, headers: HeaderInput = ()) -> None:
-        self._pairs: list[Pair] = [(to_bytes(name).lower(), to_bytes(value)) for name, value in _items(headers)]
+        self._pairs: list[Pair] = [_lowered(field) for field in _items(headers)]
 
     @classmethod
     def of(cls, pairs: list[Pair]) -> Headers:
@@ -89,9 +89,7 @@ class Headers:
     __hash__ = None  # type: ignore[assignment]  # a mutable list is inside, as with list itself
 
     def __repr__(self) -> str:
-        shown = (
-            f"{n.decode('latin-1')}: {'(hidden)' if n in SECRETS else v.decode('latin-1')}" for n, v in self._pairs
-        )
+        shown = (f"{each[0].decode('latin-1')}: {_shown(each)}" for each in self._pairs)
         return f"Headers({', '.join(map(repr, shown))})"
 
 
@@ -109,6 +107,16 @@ def to_bytes(text: Text) -> bytes:
     if isinstance(text, bytes):
         return text
     raise InvalidHeaders(f"a header's name and value must be str or bytes, not {type(text).__name__}")
+
+
+def _lowered(field: tuple[Text, Text]) -> Pair:
+    name, value = field
+    lower, raw = to_bytes(name).lower(), to_bytes(value)
+    return (lower, raw) if type(field) is not NeverIndexedHeaderTuple else NeverIndexedHeaderTuple(lower, raw)
+
+
+def _shown(pair: Pair) -> str:
+    return "(hidden)" if pair[0] in SECRETS or type(pair) is NeverIndexedHeaderTuple else pair[1].decode("latin-1")
 
 
 def _items(headers: HeaderInput) -> Iterable[tuple[Text, Text]]:
@@ -132,7 +140,16 @@ def _field_name(name: Text) -> bytes:
     return lower
 
 
-def _field(name: Text, value: Text) -> Pair:
+def secret(name: Text, value: Text) -> tuple[Text, Text]:
+    """A header field whose value no HPACK table may keep (RFC 7541, 7.1.3), here or on the way, and that is not shown.
+
+    :data:`SECRETS` are treated so without it, and so is what came in so and goes out again.
+    """
+    return NeverIndexedHeaderTuple(to_bytes(name), to_bytes(value))
+
+
+def _field(field: tuple[Text, Text]) -> Pair:
+    name, value = field
     checked = _field_name(name)
     raw = to_bytes(value).strip(b" \t")
     if _FORBIDDEN_IN_VALUE.search(raw):
@@ -146,7 +163,7 @@ def _field(name: Text, value: Text) -> Pair:
         raise InvalidHeaders("the header 'te' may only say 'trailers' in HTTP/2 (RFC 9113, 8.2.2)")
     if checked == b"content-length" and not (raw.isdigit() and len(raw) < MAX_LENGTH_DIGITS):
         raise InvalidHeaders(f"content-length must be a number of bytes, not {raw[:MAX_LENGTH_DIGITS]!r}")
-    return checked, raw
+    return (checked, raw) if type(field) is not NeverIndexedHeaderTuple else NeverIndexedHeaderTuple(checked, raw)
 
 
 def check_fields(headers: HeaderInput) -> list[Pair]:
@@ -157,7 +174,7 @@ def check_fields(headers: HeaderInput) -> list[Pair]:
     if not headers:
         return []
     try:
-        return [_field(name, value) for name, value in _items(headers)]
+        return [_field(field) for field in _items(headers)]
     except (TypeError, ValueError) as error:
         raise InvalidHeaders("headers must be a mapping or an iterable of (name, value) pairs") from error
 

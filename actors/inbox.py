@@ -461,6 +461,7 @@ class Inbox:
         self._terms.push = bool(theirs.enable_push) and not self._client
         self._terms.extended_connect = bool(theirs.enable_connect_protocol)
         self._terms.max_header_list = theirs.max_header_list_size
+        self._terms.initial_window = theirs.initial_window_size
         # h2 says 2**32 + 1 where the peer never set a limit.
         return CONNECTION, PeerSettings(min(theirs.max_concurrent_streams, MAX_STREAM_ID))
 

@@ -57,8 +57,8 @@ class ListenerActor(TurnActor[ListenerMessage]):
     """Starts a connection actor for each client of the sockets that it was given, until it drains."""
 
     __slots__ = (
-        "_closing", "_connections", "_doorkeeper", "_handler", "_limits", "_monitor", "_numbers", "_released", "cut",
-        "quota", "totals",
+        "_began", "_closing", "_connections", "_doorkeeper", "_handler", "_limits", "_monitor", "_numbers", "_released",
+        "cut", "quota", "totals",
     )  # fmt: skip
 
     understands: ClassVar[Understood] = ListenerMessage
@@ -73,11 +73,13 @@ class ListenerActor(TurnActor[ListenerMessage]):
         released: Callable[[Socket], object] = id,
         monitor: Callable[[], Monitor] | None = None,
         doorkeeper: Callable[[], Doorkeeper] | None = None,
+        began: Callable[[ServerConnection], object] | None = None,
     ) -> None:
         """``released`` is called with each socket that was accepted, once its connection has ended.
 
         ``monitor`` and ``doorkeeper`` make the ones of each connection; without them it sends no PING for its health,
-        and takes as many as come. Raises Misuse for limits of which one makes another meaningless.
+        and takes as many as come. ``began`` is called with each connection before it has read anything; it must not
+        raise. Raises Misuse for limits of which one makes another meaningless.
         """
         check_quota(limits)
         # Its connections end within their own shutdown time, each, at the same time.
@@ -92,6 +94,7 @@ class ListenerActor(TurnActor[ListenerMessage]):
         self._limits = limits
         self._monitor = monitor
         self._doorkeeper = doorkeeper
+        self._began = began
         self._numbers: Iterator[int] = itertools.count(1)
         self._released = released
         self._connections: dict[str, _Served] = {}
@@ -148,6 +151,8 @@ class ListenerActor(TurnActor[ListenerMessage]):
         )  # fmt: skip
         self._connections[connection.name] = _Served(connection, socket)
         ref = self.start_child(connection)
+        if self._began is not None:
+            self._began(connection)
         attach(ref)
 
     def settle(self) -> None:

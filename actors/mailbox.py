@@ -97,6 +97,18 @@ def refuse_unknown(name: str, message: object, understood: Understood) -> None:
         raise Misuse(f"{name} does not understand {type(message).__name__}; it understands {names}")
 
 
+def check_loop(name: str, loop: asyncio.AbstractEventLoop | None) -> None:
+    """Raise Misuse where another loop runs than that of the actors of ``name``; None: they have none yet."""
+    if loop is None:
+        return
+    try:
+        here = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
+    if loop is not here:
+        raise Misuse(f"{name} lives on another event loop: ask there, as by asyncio.run_coroutine_threadsafe()")
+
+
 class Mailbox(Generic[M]):
     """Messages that wait for one owner."""
 

@@ -67,6 +67,11 @@ class Outbox:
         """Whether another :meth:`pump` could move data now."""
         return bool(self._ready) and self.writable and self._h2.outbound_flow_control_window > 0
 
+    @property
+    def spare(self) -> int:
+        """Bytes of a stream with nothing queued that would go out at once, as far as the stream's own window allows."""
+        return 0 if self._ready or not self.writable else min(self._h2.outbound_flow_control_window, BYTES_PER_PUMP)
+
     def put(self, record: Record, data: bytes | memoryview, *, end: bool, trailers: list[Pair] | None) -> None:
         """Queue data, and with ``end`` the end of our side behind it; what can go out at once does."""
         record.ending, record.trailers = end, trailers
@@ -122,9 +127,8 @@ class Outbox:
                 self.budget -= size
                 if last:
                     self._records.end_local(record)
-                elif not record.ending:
-                    record.made += size
-                    self._room[stream_id] = record
+                record.made += size
+                self._room[stream_id] = record
                 record.queued -= size
                 record.moved = self._now
             if queue:

@@ -27,6 +27,14 @@ MAX_ALTERNATIVE: Final = 8 * 1024
 Handler = Callable[["ServerStream"], Awaitable[None]]
 
 
+def check_alternative(value: str, origin: str) -> tuple[bytes, bytes]:
+    """The origin and the value as ALTSVC has them; raises InvalidHeaders."""
+    (_, field), (_, where) = check_fields([("alt-svc", value), ("origin", origin)])
+    if len(where) + len(field) > MAX_ALTERNATIVE:
+        raise InvalidHeaders(f"an alternative has at most {MAX_ALTERNATIVE} bytes, its origin included")
+    return where, field
+
+
 class ServerStream(Exchange):
     """A request and the way to answer it; what a handler gets.
 
@@ -194,9 +202,7 @@ class ServerStream(Exchange):
 
         ``value`` is as in the ``alt-svc`` header, such as ``h2="alt.example:443"; ma=3600``. Raises InvalidHeaders.
         """
-        (_, field), (_, where) = check_fields([("alt-svc", value), ("origin", origin)])
-        if len(where) + len(field) > MAX_ALTERNATIVE:
-            raise InvalidHeaders(f"an alternative has at most {MAX_ALTERNATIVE} bytes, its origin included")
+        where, field = check_alternative(value, origin)
         self._actor.check_open()
         self._actor.command(OfferAlternative(self.id, where, field))
 
@@ -210,14 +216,16 @@ class ServerStream(Exchange):
         if not actor.draining:
             raise actor.failure()
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
+    async def send(self, data: bytes | bytearray | memoryview, *, end: bool = False) -> None:
         if self._status in BODYLESS_STATUSES and data:
             raise Misuse(f"a response with status {self._status} has no body (RFC 9110, 6.4.1)")
         if self._pseudo.get(b":method") == b"HEAD":
             self._check_sendable()
             self._actor.check_open()
+            if end:
+                await self.end()
             return  # RFC 9110, 9.3.2: the answer to HEAD has no body
-        await super().send(data)
+        await super().send(data, end=end)
 
     def _max_body(self) -> int:
         return self._actor.limits.max_request_body

@@ -190,7 +190,7 @@ class ServerConnection(ConnectionActor):
     def _last_goodbye(self) -> None:
         if self._drained is not None and not self._farewell.said:
             self._farewell.refuse(self._drained.error)
-            self._farewell.say(ErrorCode.NO_ERROR, self._drained.debug)
+            self._farewell.say(self._drained.code, self._drained.debug)
 
     def _overdue(self, wait: Wait, now: float) -> None:
         if wait is Wait.GOODBYE:
@@ -201,6 +201,7 @@ class ServerConnection(ConnectionActor):
             cut = tuple(stream.name for stream in self._streams.values())
             if cut:
                 self._owner.tell(StreamsCut(self.name, cut))
+            self._last_goodbye()
             raise Stop(self._farewell.closing)
         else:
             super()._overdue(wait, now)

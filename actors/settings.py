@@ -113,6 +113,8 @@ class Limits:
     """Fields of one header list; a request with more gets 431."""
     encoder_table: int = _count(4096, 0)
     """Bytes that our HPACK encoder keeps at most, whatever the peer's SETTINGS_HEADER_TABLE_SIZE allows."""
+    decoder_table: int = _count(4096, 0)
+    """Bytes that a peer may have us keep for decoding its headers (SETTINGS_HEADER_TABLE_SIZE)."""
     padding: int = _count(0, 0, 255)
     """Bytes of padding in each DATA frame that we send, to hide lengths (RFC 9113, 10.7)."""
     max_request_body: int = _count(16 * MiB, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from attrs import field, frozen
@@ -87,6 +87,8 @@ class ConnectionStats:
     """``client`` or ``server``."""
     local: str = ""
     """Our own address."""
+    peer_settings: Mapping[str, int] = field(factory=dict, repr=False)
+    """What the peer's SETTINGS say, by RFC 9113's names in lower case, such as ``max_frame_size``."""
 
 
 class Totals:

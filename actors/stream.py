@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final, assert_never
 
 from actors.actor import BodyActor
@@ -82,6 +83,7 @@ class StreamActor(BodyActor[StreamMessage]):
         "draining",
         "error",
         "given_up",
+        "gone",
         "head",
         "informational",
         "local_ended",
@@ -145,6 +147,8 @@ class StreamActor(BodyActor[StreamMessage]):
         self.draining = False
         self.declared: int | None = None
         """Bytes of body that our head promises; None where it promises none."""
+        self.gone = 0
+        """Bytes of our body that went out, as far as the connection has told: it does once a queue is half empty."""
         self._queued = 0
         self._cancel_on_reset = cancel_on_reset
         self._run_body = body
@@ -158,6 +162,16 @@ class StreamActor(BodyActor[StreamMessage]):
     @property
     def limits(self) -> Limits:
         return self.terms.limits
+
+    @property
+    def connection(self) -> str:
+        """The name of its connection."""
+        return self._connection.name
+
+    @property
+    def unread(self) -> int:
+        """Bytes of body that came and were not read."""
+        return self._pieces.size
 
     @property
     def queued(self) -> int:
@@ -178,6 +192,7 @@ class StreamActor(BodyActor[StreamMessage]):
             self.remote_ended = message.ended
         elif isinstance(message, RoomMade):
             self.room += message.size
+            self.gone += message.size
         elif isinstance(message, HeadersArrived):
             self.head, self.remote_ended = message.pairs, message.ended
         elif isinstance(message, Opened):
@@ -282,6 +297,26 @@ class StreamActor(BodyActor[StreamMessage]):
         finally:
             self._waiters.remove(waiter)
 
+    def when(self, ready: Callable[[], bool], call: Callable[[], object]) -> None:
+        """Have ``call`` called, in a turn of the loop of its own, once ``ready()`` or once the stream has failed."""
+        loop = asyncio.get_running_loop()
+        if ready() or self.error is not None:
+            loop.call_soon(call)
+            return
+        future: asyncio.Future[None] = loop.create_future()
+        waiter = (future, ready)
+        self._waiters.append(waiter)
+
+        def come_true(_: object) -> None:
+            self._waiters.remove(waiter)
+            call()
+
+        future.add_done_callback(come_true)
+
+    def is_over(self) -> bool:
+        """Whether both sides have ended; there may be more to read."""
+        return self.remote_ended and self.local_ended
+
     def evicted(self, cause: LinkError | None) -> None:
         self.fail(cause or Closed(f"{self.name} has ended"))
 
@@ -313,8 +348,11 @@ class StreamActor(BodyActor[StreamMessage]):
         """Whether a read would give something or ``b""`` at once."""
         return self._pieces.size > 0 or self.remote_ended
 
-    async def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes, ``b""`` at the end; what came before an error is given before the error is raised."""
+    async def read(self, size: int | None) -> bytes:
+        """Up to ``size`` bytes, or what came in one DATA frame; ``b""`` at the end.
+
+        What came before an error is given before the error is raised.
+        """
         if size == 0:
             return b""
         await self.pause()
@@ -324,7 +362,7 @@ class StreamActor(BodyActor[StreamMessage]):
             if self.error is not None:
                 raise self.failure()
             await self.until(self.has_input)
-        data = self._pieces.take(size)
+        data = self._pieces.take(size) if size is not None else self._pieces.take_frame()
         self._took(len(data))
         return data
 
@@ -441,19 +479,23 @@ class StreamActor(BodyActor[StreamMessage]):
             return self.room
         return LEAST_ROOM if self.room >= self.limits.send_buffer else 0
 
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue data, waiting for room; raises the reset when the peer stops us half-way."""
+    async def send(self, data: bytes | bytearray | memoryview, *, end: bool = False) -> None:
+        """Queue data, waiting for room; ``end`` ends our side with it. Raises the reset that stops us half-way."""
         # A buffer that its owner may change before it goes out is copied now.
         whole = data if isinstance(data, bytes) else bytes(data)
         await self.pause()
         self.check_open()
         if not whole:
+            if end:
+                self.end([])
             return
-        if self.declared is not None and self._queued + len(whole) > self.declared:
+        if end:
+            self._check_length(self._queued + len(whole))
+        elif self.declared is not None and self._queued + len(whole) > self.declared:
             raise Misuse(f"content-length says {self.declared}, and more is sent on {self.name}: leave the header out")
         self._queued += len(whole)
         if len(whole) <= self._least_room():
-            self._tell_data(whole)
+            self._tell_data(whole, end=end)
             return
         rest = memoryview(whole)
         try:
@@ -465,11 +507,28 @@ class StreamActor(BodyActor[StreamMessage]):
                 if room <= 0:  # another sender was quicker
                     continue
                 piece, rest = rest[:room], rest[room:]
-                self._tell_data(piece)
+                self._tell_data(piece, end=end and not rest)
         except asyncio.CancelledError:
             if len(rest) < len(whole):
                 self.reset(ErrorCode.CANCEL)  # the peer has part of what it would take for the whole
             raise
+
+    def goes_at_once(self, size: int) -> bool:
+        """Whether the next ``size`` bytes surely go out with the connection's next turn, so that nobody need wait."""
+        terms = self.terms
+        if size > terms.spare or self._queued + size > terms.initial_window:
+            return False
+        terms.spare -= size
+        return True
+
+    async def until_gone(self, size: int) -> None:
+        """Wait until so many bytes of our body have gone out, or the stream is over and nobody tells any more."""
+        await self.until(partial(self._has_gone, size))
+        if self.gone < size and (self.error is not None or self.stopped_by is not None):
+            raise self.failure()
+
+    def _has_gone(self, size: int) -> bool:
+        return self.gone >= size or self.exited is not None or self.stopped_by is not None
 
     def check_fields(self, fields: list[Pair]) -> None:
         """Raise InvalidHeaders for a header list that the peer does not take."""
@@ -478,21 +537,32 @@ class StreamActor(BodyActor[StreamMessage]):
         except InvalidHeaders as error:
             raise self.give_up(error) from None
 
-    def _tell_data(self, data: bytes | memoryview) -> None:
+    def _tell_data(self, data: bytes | memoryview, *, end: bool) -> None:
         self.room -= len(data)
         self.terms.memory.take(len(data))
-        self.command(SendData(self.stream_id, data))
+        if end:
+            self._end_with(SendData(self.stream_id, data, end=True))
+        else:
+            self.command(SendData(self.stream_id, data))
+
+    def _check_length(self, sent: int) -> None:
+        if self.declared not in (None, sent):
+            raise Misuse(f"content-length says {self.declared}, and {sent} bytes were sent on {self.name}")
+
+    def _end_with(self, last: SendData | EndStream) -> None:
+        self.local_ended = True
+        if not self._cancel_on_reset:
+            self._ended_at = asyncio.get_running_loop().time()  # now it is the peer's turn
+        self.command(last)
+        if self._waiters:
+            self.wake()
 
     def end(self, trailers: list[Pair]) -> None:
         """End our side; raises what :meth:`check_open` does, and InvalidHeaders for more than the peer takes."""
         self.check_open()
         self.check_fields(trailers)
-        if self.declared not in (None, self._queued):
-            raise Misuse(f"content-length says {self.declared}, and {self._queued} bytes were sent on {self.name}")
-        self.local_ended = True
-        if not self._cancel_on_reset:
-            self._ended_at = asyncio.get_running_loop().time()  # now it is the peer's turn
-        self.command(EndStream(self.stream_id, trailers))
+        self._check_length(self._queued)
+        self._end_with(EndStream(self.stream_id, trailers))
 
     def reset(self, code: int, error: LinkError | None = None) -> None:
         """Reset the stream; whoever waits on it gets ``error``, or Closed. Nothing happens to one that is over."""
@@ -510,6 +580,7 @@ class StreamActor(BodyActor[StreamMessage]):
         """What it looks like now."""
         now = asyncio.get_running_loop().time()
         reads = (self.has_input, self._has_more, self._has_ended)
+        others = (*reads, self.has_room, self.is_over)
         conditions = [ready for _, ready in self._waiters]
         return StreamPicture(
             name=self.name,
@@ -517,7 +588,8 @@ class StreamActor(BodyActor[StreamMessage]):
             age=self._age(),
             unread=max(self._pieces.size - self._prepaid, 0),
             reading=any(each in reads for each in conditions),
-            asking=not self._cancel_on_reset and any(each not in (*reads, self.has_room) for each in conditions),
+            asking=not self._cancel_on_reset
+            and any(each not in others and not isinstance(each, partial) for each in conditions),
             headed=self.head is not None,
             local_ended=self.local_ended,
             remote_ended=self.remote_ended,

@@ -14,11 +14,15 @@ from actors.settings import Limits
 class Terms:
     """What holds between the two ends of one connection now."""
 
-    __slots__ = ("extended_connect", "limits", "max_header_list", "memory", "push")
+    __slots__ = ("extended_connect", "initial_window", "limits", "max_header_list", "memory", "push", "spare")
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.memory = Account(limits)
+        self.initial_window = 65_535
+        """Bytes that the peer takes of each new stream before it says more (SETTINGS_INITIAL_WINDOW_SIZE)."""
+        self.spare = 0
+        """Bytes over all streams that surely go out with the next turn, less those that were counted upon since."""
         self.push = False
         """Whether the peer takes pushes (SETTINGS_ENABLE_PUSH)."""
         self.extended_connect = False

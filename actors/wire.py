@@ -52,6 +52,8 @@ HEADER_LIST_SLACK: Final = 4
 """How many times our limit of a header list h2 decodes: what is between costs its stream, what is above all of them."""
 _H2_UNLIMITED: Final = 2**31 - 1
 _NO_ERROR: Final = int(ErrorCode.NO_ERROR)
+DEFAULT_TABLE: Final = 4096
+"""Bytes of HEADER_TABLE_SIZE to begin with (RFC 9113, 6.5.2)."""
 _EXCLUSIVE: Final = 0x8000_0000
 
 
@@ -178,6 +180,7 @@ class Wire:
         self._h2.decoder.max_header_list_size = HEADER_LIST_SLACK * limits.max_header_list
         self._h2.encoder.header_table_size = min(self._h2.encoder.header_table_size, limits.encoder_table)
         if self._upgraded:
+            self._h2.decoder.max_allowed_table_size = max(DEFAULT_TABLE, limits.decoder_table)  # which it knows, too
             self._h2.initiate_upgrade_connection()  # which opens stream 1, and ends our side of it
         else:
             self._h2.initiate_connection()
@@ -219,6 +222,8 @@ class Wire:
         }
         if not self.client or self.push_allowed:
             promised[SettingCodes.MAX_CONCURRENT_STREAMS] = limits.max_streams
+        if not limits.decoder_table == self.limits.decoder_table == DEFAULT_TABLE:
+            promised[SettingCodes.HEADER_TABLE_SIZE] = limits.decoder_table
         return promised
 
     def _offer(self, limits: Limits) -> None:
@@ -246,6 +251,7 @@ class Wire:
         self._outbox.change(limits)
         self._inbox.gate.max_frame_size = limits.max_frame_size
         self._inbox.guard.change(limits)
+        self._h2.decoder.max_allowed_table_size = limits.decoder_table
         self._h2.decoder.max_header_list_size = HEADER_LIST_SLACK * limits.max_header_list
 
     # --- commands -----------------------------------------------------------------------------------------------------
@@ -386,6 +392,7 @@ class Wire:
     def output(self) -> bytes:
         """All bytes for the socket since the last call."""
         self._outbox.budget = BYTES_PER_PUMP
+        self.terms.spare = self._outbox.spare
         if not self._out:
             return self._h2.data_to_send()
         self._flush()
@@ -426,6 +433,11 @@ class Wire:
     def receive_window(self) -> int:
         """Bytes of bodies that we take now, over all streams."""
         return self._h2.inbound_flow_control_window
+
+    @property
+    def peer_settings(self) -> dict[str, int]:
+        """What the peer's SETTINGS say, by RFC 9113's names in lower case; defaults included, what has none is not."""
+        return {SettingCodes(code).name.lower(): value for code, value in self._h2.remote_settings.items()}
 
     @property
     def streams(self) -> int:

@@ -18,7 +18,7 @@ from actors.client_stream import ClientStream
 from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse, RemoteError
 from actors.exchange import OutgoingBody, Response
 from actors.headers import HeaderInput
-from actors.mailbox import Ref, Reply, closed_error
+from actors.mailbox import Ref, Reply, check_loop, closed_error
 from actors.messages import Exited, SendPing
 from actors.renewal import TlsFiles
 from actors.settings import Backoff, Health, Limits, Retry, Tls, check_debug, check_kind, check_limits
@@ -138,6 +138,7 @@ class Link:
         self._closed: LinkError | None = None
         self._entered = False
         self._started = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper = Keeper(
             self.name,
             Service(
@@ -177,6 +178,7 @@ class Link:
         ``debug`` is for the people who look after the service; of it the first 512 bytes are sent.
         """
         check_debug(debug)
+        check_loop(self.name, self._loop)
         if self._closed is None:
             self._closed = Closed(f"the link to {self._keeper.where} was closed")
         if not self._started:
@@ -197,13 +199,15 @@ class Link:
                 await self._dossiers.flush()
 
     def _run(self) -> None:
-        """See that the keeper runs. Raises Closed where the link has ended."""
+        """See that the keeper runs. Raises Closed where the link has ended, and Misuse on another loop."""
+        check_loop(self.name, self._loop)
         if self._closed is not None:
             raise Closed.because(str(self._closed), self._closed.__cause__)
         if not self._started:
             self._started = True
+            self._loop = asyncio.get_running_loop()
             if self._record:
-                self.tracer.record(flight_recorder(asyncio.get_running_loop()))
+                self.tracer.record(flight_recorder(self._loop))
             self._keeper.start(Ref("link", self._ended))
 
     def _ended(self, exited: Exited) -> None:
@@ -233,6 +237,7 @@ class Link:
 
     async def census(self) -> list[Plain]:
         """Its actors, each behind its parent, as :func:`~supervisor.census.census` gives them; none where none live."""
+        check_loop(self.name, self._loop)
         return await census(self._keeper.ref) if self._started else []
 
     async def why(self, stream: str | None = None) -> list[Explanation]:
@@ -240,6 +245,7 @@ class Link:
 
         With ``stream``, the name of one such as ``link-1/request-7``, about that alone, also where it merely runs.
         """
+        check_loop(self.name, self._loop)
         if not self._started or self._keeper.exited is not None:
             return []
         members = self._keeper.members.values()
@@ -262,6 +268,7 @@ class Link:
             load=sum(each.load for each in pool.members),
             waiting=tuple((each.name, now - each.since) for each in pool.line),
             max_pending=self.limits.max_pending,
+            resting=tuple((name, now - since, until - now, why) for name, (since, until, why) in pool.resting.items()),
         )
 
     def trace(self, *, process: str = "") -> Trace:
@@ -358,6 +365,7 @@ class Link:
         stay as they are. Raises LinkError where a connection ends meanwhile.
         """
         check_limits(limits)
+        check_loop(self.name, self._loop)
         self.limits = limits
         if not self._started or self._keeper.exited is not None:
             self._keeper.limits = self._pool.limits = limits
@@ -406,8 +414,7 @@ class Link:
                 return reply
             finally:
                 course.leave(member)
-            if pause:
-                await asyncio.sleep(pause)
+            await course.rest(pause)
 
     def stream(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import socket
 import ssl
@@ -18,12 +19,13 @@ from attrs import frozen
 from actors.acceptor import Acceptor, listen
 from actors.actor import get_state
 from actors.bodies import serve
-from actors.errors import Closed, LinkError, Misuse
+from actors.errors import Closed, ErrorCode, LinkError, Misuse
 from actors.listener import ListenerActor
-from actors.mailbox import closed_error
+from actors.mailbox import check_loop, closed_error
 from actors.memory import check_quota
 from actors.messages import ActorState, ChangeLimits, Drain, Socket
 from actors.server_stream import Handler
+from actors.serving import ServerConnection
 from actors.settings import Health, Limits, Tls, check_debug, check_health, check_limits
 from actors.stats import ConnectionStats
 from actors.tls import TlsSide, server_side
@@ -32,12 +34,15 @@ from supervisor.census import Plain, census
 from supervisor.explanation import Explanation
 from supervisor.health import PingMonitor, PingStrikes
 from supervisor.inspection import look
+from supervisor.served import ServedConnection, check_connected
 from supervisor.stats import ServerStats
 from supervisor.tracing.capture import BYTES, EVENTS, SECONDS, Capture, Chooser, Sink
 from supervisor.tracing.dossiers import Dossiers
 from supervisor.tracing.records import Trace
 from supervisor.tracing.snapshot import take
 from supervisor.why import explain
+
+logger: Final = logging.getLogger("muxlink.server")
 
 HOST: Final = "127.0.0.1"
 NOWHERE: Final = "none: the server listens to nothing, its connections come by adopt()"
@@ -76,6 +81,7 @@ class Server:
         limits: Limits | None = None,
         health: Health | None = None,
         freed: Callable[[], object] | None = None,
+        connected: Callable[[ServedConnection], object] | None = None,
         record: bool = True,
         dossiers: str | os.PathLike[str] | Dossiers | None = None,
     ) -> None:
@@ -83,7 +89,9 @@ class Server:
 
         ``sockets`` listen already, and are used instead of all three: the server closes them, but removes no file. With
         none at all, connections come by :meth:`adopt`. ``freed`` is called once for each connection that has ended,
-        also for one that was refused, or never got through its handshake.
+        also for one that was refused, or never got through its handshake. ``connected`` is called once for each that is
+        served, before its first stream, with its handle; what it raises is logged and ends that connection with
+        INTERNAL_ERROR, and no other.
 
         The files that ``tls`` names are read at once, and never again. ``health`` says when silent clients are asked
         for a sign of life, and how often clients may ask us. ``record`` keeps the newest messages of all actors in the
@@ -121,7 +129,10 @@ class Server:
         self._listener = ListenerActor(
             f"server-{next(_numbers)}", serve(handler), limits=self.limits, tracer=self.tracer, released=self._released,
             monitor=partial(PingMonitor, self.health), doorkeeper=partial(PingStrikes, self.health),
+            began=self._began_to_serve if connected is not None else None,
         )  # fmt: skip
+        check_connected(connected)
+        self._connected = connected
         self._freed = freed
         self._record = record
         self._sockets: Acceptor | None = None
@@ -157,10 +168,12 @@ class Server:
         """How its listener is, and the names of its connections. Raises Closed before and after its time."""
         if self._sockets is None or self._listener.exited is not None:
             raise Closed("the server is not running")
+        check_loop(self.name, self._loop)
         return await get_state(self._listener.ref)
 
     async def census(self) -> list[Plain]:
         """Its actors, each behind its parent, as :func:`~supervisor.census.census` gives them; none where none live."""
+        check_loop(self.name, self._loop)
         return await census(self._listener.ref) if self._began is not None else []
 
     async def why(self, stream: str | None = None) -> list[Explanation]:
@@ -169,6 +182,7 @@ class Server:
         With ``stream``, the name of one such as ``server-1/connection-3/stream-5``, about that alone, also where it
         merely runs.
         """
+        check_loop(self.name, self._loop)
         if self._began is None or self._listener.exited is not None:
             return []
         return explain(await look(self._listener.name, self._listener.children.values()), stream)
@@ -251,6 +265,15 @@ class Server:
         if self._sockets is not None:
             self._sockets.release(socket)
 
+    def _began_to_serve(self, connection: ServerConnection) -> None:
+        served = ServedConnection(connection.name, connection.peer, connection.ref, connection.measure)
+        try:
+            if self._connected is not None:
+                self._connected(served)
+        except (Exception, asyncio.CancelledError, SystemExit) as error:
+            logger.error("%s is ended: Server(connected=...) failed for it", served.name, exc_info=error)
+            served.end(Closed("the server failed to begin with the connection"), code=ErrorCode.INTERNAL_ERROR)
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -264,12 +287,14 @@ class Server:
         alone, for what is no connected stream socket, and before the server is entered.
         """
         _check_connected(connected)
+        check_loop(self.name, self._loop)
         if self._sockets is None:
             raise Misuse("the server has not begun to serve: enter it (async with), then let it adopt")
         self._sockets.adopt(connected)
 
     async def wait(self) -> None:
         """Wait until it has ended. Raises what its listener ended with, where that was not :meth:`close`."""
+        check_loop(self.name, self._loop)
         exited = await self._listener.wait()
         if exited.crashed:
             raise closed_error(exited.name, exited.reason)
@@ -282,6 +307,7 @@ class Server:
         """
         check_limits(limits)
         check_quota(limits)
+        check_loop(self.name, self._loop)
         self.limits = limits
         self._listener.tell(ChangeLimits(limits))
 
@@ -292,6 +318,7 @@ class Server:
         Returns what did and did not finish. Cancelling it closes at once. Raises Misuse for a time that is none.
         """
         check_debug(debug)
+        check_loop(self.name, self._loop)
         if drain is not None and (type(drain) not in (int, float) or not drain >= 0):
             raise Misuse(f"a time for draining is a number of seconds, not {drain!r}")
         if self._sockets is None:
