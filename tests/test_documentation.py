@@ -11,22 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h2.events
 import pytest
-from h2.connection import H2Connection
 
 from tests.support.certificates import Authority
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
-H2_CONSTANTS = {
-    *("DEFAULT_MAX_INBOUND_FRAME_SIZE", "DEFAULT_MAX_OUTBOUND_FRAME_SIZE", "DEFAULT_MAX_HEADER_LIST_SIZE"),
-    *("HIGHEST_ALLOWED_STREAM_ID", "MAX_WINDOW_INCREMENT", "MAX_CLOSED_STREAMS", "clear_outbound_data_buffer"),
-}
-"""Names of h2's connection that offer nothing by themselves."""
-UNSEEN_EVENTS = {"Event", "PingReceived"}
-"""The base of all, and the one that needs no answer of ours."""
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -48,7 +39,7 @@ def run(*arguments: str, text: str | None = None) -> subprocess.CompletedProcess
 
 
 def test_the_readme_shows_programs_with_their_output() -> None:
-    assert len(programs()) == 4
+    assert len(programs()) == 5
 
 
 @pytest.mark.parametrize(("program", "output"), programs())
@@ -133,9 +124,22 @@ def test_what_the_readme_shows_of_an_example_is_that_example() -> None:
     assert shown[0].strip() in (ROOT / "examples" / "whoami.py").read_text()
 
 
+def test_the_example_of_blocking_code_prints_what_came_and_as_it_came() -> None:
+    done = run("-m", "examples.hyper")
+    # asyncio's debug mode complains of each callback that a busy machine makes slow.
+    complaints = [line for line in done.stderr.splitlines() if not line.startswith("Executing ")]
+    assert (done.returncode, complaints) == (0, [])
+    assert done.stdout.splitlines() == [
+        "200 20 b'hello, world'",
+        *(f"as it comes: b'{number}\\n'" for number in range(3)),
+        "eight threads:",
+        *(f"  hello, {name}" for name in "abcdefgh"),
+    ]
+
+
 def test_each_example_is_run_by_a_test() -> None:
     # hello is served by the tests of the command line
-    run_by_tests = {"hello", "core", "whoami", "own_actor", "own_process", "stall", "replay"}
+    run_by_tests = {"hello", "core", "whoami", "own_actor", "own_process", "stall", "replay", "hyper", "aioh2"}
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} - {"__init__"} == run_by_tests
 
 
@@ -197,17 +201,6 @@ def test_each_map_names_every_module_of_its_package() -> None:
         listed = set(re.findall(r"^\| `(\w+)` ", (ROOT / package / "README.md").read_text(), re.MULTILINE))
         modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
         assert listed == modules
-
-
-def test_the_table_of_what_h2_offers_names_all_of_it() -> None:
-    offered = {name for name in vars(H2Connection) if not name.startswith("_")} - H2_CONSTANTS
-    offered |= {
-        name
-        for name, kind in vars(h2.events).items()
-        if isinstance(kind, type) and kind.__module__ == "h2.events" and name[0] != "_"
-    }
-    table = README[README.index("### What h2 offers") : README.index("## The house")]
-    assert {name for name in offered - UNSEEN_EVENTS if f"`{name}`" not in table} == set()
 
 
 def test_every_public_module_says_what_it_is_for() -> None:

@@ -45,6 +45,12 @@ in C would do:
   for each CPU second (at least 0.9); the tests of its flag in a server where it is off (at most 2 % of a request, as
   far as that can be had, see ``traces``); the memory of 1,000 links and a server whose ring is full (at most its 16 MiB
   and a twentieth more).
+- ``aioh2:server``, ``aioh2:client``: one program in aioh2's manner, run with aioh2 0.2.3 and with our interface of its
+  name; 1, 10 and 100 requests at a time on one connection, with h2load and nghttpd (at least 1.2 times the rate). The
+  old library is installed by pip into an environment of its own, with the newest h2 that it takes, 3.2.0; a connection
+  has 900 requests, because a thousand end aioh2's.
+- ``hyper``: 8 threads that share one HTTP20Connection, beside httpx's blocking client over HTTP/2, shared and one for
+  each thread (at least twice the rate of either). The shared one is not safe: how often it failed is told beside.
 - ``flood``: hostile clients against our server, and a bystander's latency; it has no pairs, and nothing beside it. Its
   figures hold for one machine; what matters is its bars. ``flood:ATTACK`` runs one, as ``tls:client`` runs a part.
 
@@ -54,6 +60,7 @@ Map: ``__main__`` (arguments), ``suite`` (the benchmarks), ``harness`` (pairs, p
 figures a run), ``streams`` and what is done for it in ``idle``, ``latency``; ``links`` (whole links), and what is done
 for it in ``resting``, ``echoes`` and ``recovery`` (a program); ``processes`` (servers of several), ``parents`` (one
 such), ``served`` (its handler), ``reloads``, ``knocking`` and ``visitors`` (programs); ``traces``, and what is done for
-it in ``recorded`` (a program); ``flood``, ``attacks`` (their
+it in ``recorded`` (a program); ``faces``, and what is done for it in ``environments``, ``greetings`` and ``threads``
+(programs); ``flood``, ``attacks`` (their
 frames), ``attacker`` and ``bystander`` (programs).
 """

@@ -164,12 +164,19 @@ def server(variant: str, name: str, *, tls: Path | None = None) -> Iterator[int]
 @contextmanager
 def serving(variant: str, name: str, *, tls: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The same with its process, for who wants to know what that uses."""
-    with running(role(variant, name, tls=tls)) as process:
+    with listening(role(variant, name, tls=tls)) as found:
+        yield found
+
+
+@contextmanager
+def listening(command: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The same for any command that prints "listening PORT" when it does."""
+    with running(command) as process:
         assert process.stdout is not None
         readable, _, _ = select.select([process.stdout], [], [], READY_SECONDS)
         words = process.stdout.readline().split() if readable else []
         if words[:1] != ["listening"]:
-            raise Failed(f"{name} ({variant}) ended, or did not listen within {READY_SECONDS} s")
+            raise Failed(f"{' '.join(command)} ended, or did not listen within {READY_SECONDS} s")
         yield process, int(words[1])
 
 

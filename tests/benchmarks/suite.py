@@ -9,7 +9,19 @@ from pathlib import Path
 
 from attrs import evolve
 
-from tests.benchmarks import certificates, harness, jobs, latency, links, mailboxes, peers, processes, streams, traces
+from tests.benchmarks import (
+    certificates,
+    faces,
+    harness,
+    jobs,
+    latency,
+    links,
+    mailboxes,
+    peers,
+    processes,
+    streams,
+    traces,
+)
 from tests.benchmarks.flood import Flood
 from tests.benchmarks.harness import BYTES, REQUESTS, Benchmark, Measure
 from tests.benchmarks.studies import Study
@@ -136,6 +148,7 @@ ALL: tuple[Benchmark | Study | Flood, ...] = (
     *links.ALL,
     *processes.ALL,
     *traces.ALL,
+    *faces.ALL,
     *(_over_tls(plain, start) for plain, start in zip(_PLAIN, _TLS, strict=True)),
     Flood(),
 )
