@@ -22,7 +22,7 @@ QUICK: Final = 1.0
 BYTES_PER_UPDATE: Final = 4 * 1024
 """Bytes that we sent for each WINDOW_UPDATE that costs nothing."""
 UPDATES_PER_FRAME: Final = 2
-"""The same for each DATA frame that is not tiny: a peer with small windows gives credit for each."""
+"""The same for each DATA frame that is not tiny, or is the last of its stream: peers give credit for each."""
 MOST_FREE: Final = 64 * 1024 * 1024
 """Bytes for which updates may be outstanding."""
 SETTING_SIZE: Final = 6

@@ -41,7 +41,7 @@ class Outbox:
         self.sent = 0
         """Bytes of bodies that went out since somebody set this to 0."""
         self.frames = 0
-        """The same for the frames that they went out in, but for tiny ones."""
+        """The same for the frames that they went out in, but for tiny ones before the end of their stream."""
         self.spoke = False
         """Whether HEADERS or DATA went out since somebody set this to False; ``sent`` is known only afterwards."""
         self._h2 = h2
@@ -122,7 +122,7 @@ class Outbox:
                 size = len(data)
                 self._memory.give(size)
                 self.sent += size
-                self.frames += size >= TINY
+                self.frames += size >= TINY or (record.ending and not queue)
                 record.deficit -= size
                 self.budget -= size
                 if last:
@@ -211,7 +211,7 @@ class Outbox:
             return True
         self.budget -= size
         self.sent += size
-        self.frames += size >= TINY
+        self.frames += size >= TINY or record.ending
         if last:
             self._records.end_local(record)
         elif record.ending:

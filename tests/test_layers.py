@@ -71,7 +71,10 @@ LIBRARIES = {"h2", "attrs"}
 RESTRICTED = {
     "hpack": {"actors.headers", "actors.inbox", "actors.compression"},
     "hyperframe": {"actors.protocol"},
-    "requests": {f"supervisor.adapters.requests{room}" for room in ("", "_errors", "_raw", "_tls")},
+    "requests": {
+        "supervisor.adapters.requests",
+        *(f"supervisor.adapters.sessions.{room}" for room in ("errors", "raw", "tls")),
+    },
 }
 """Libraries that only these modules import; an adapter's optional extra belongs here too."""
 

@@ -15,10 +15,10 @@ from ssl import SSLContext
 
 from actors.errors import Misuse
 from actors.settings import Health, Limits, Tls
-from supervisor.adapters import aioh2_options as options
-from supervisor.adapters.aioh2_errors import AIOH2Exception, NoSuchStream, SendException
-from supervisor.adapters.aioh2_protocol import H2Protocol
-from supervisor.adapters.aioh2_server import H2Server
+from supervisor.adapters.aio import options
+from supervisor.adapters.aio.errors import AIOH2Exception, NoSuchStream, SendException
+from supervisor.adapters.aio.protocol import H2Protocol
+from supervisor.adapters.aio.server import H2Server
 from supervisor.link import Link
 
 __all__ = (

@@ -13,15 +13,15 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from supervisor.adapters import hyper_exceptions as exceptions
-from supervisor.adapters.header_map import HTTPHeaderMap
-from supervisor.adapters.http11 import HTTP11Connection
-from supervisor.adapters.http11_errors import BadArgument
-from supervisor.adapters.http11_response import HTTP11Response
-from supervisor.adapters.http20 import HTTP20Connection
-from supervisor.adapters.http20_response import HTTP20Push, HTTP20Response
-from supervisor.adapters.hyper_connection import HTTP1, HTTPConnection, HTTPSConnection
-from supervisor.adapters.hyper_exceptions import MissingCertFile
+from supervisor.adapters.blocking.errors import BadArgument
+from supervisor.adapters.blocking.header_map import HTTPHeaderMap
+from supervisor.adapters.either import exceptions
+from supervisor.adapters.either.connection import HTTP1, HTTPConnection, HTTPSConnection
+from supervisor.adapters.either.exceptions import MissingCertFile
+from supervisor.adapters.http11.connection import HTTP11Connection
+from supervisor.adapters.http11.response import HTTP11Response
+from supervisor.adapters.http20.connection import HTTP20Connection
+from supervisor.adapters.http20.response import HTTP20Push, HTTP20Response
 
 __all__ = (
     "HTTP11Connection",

@@ -22,10 +22,10 @@ from requests.utils import default_headers, get_encoding_from_headers, prepend_s
 
 from actors.errors import LinkError, Misuse
 from actors.settings import Limits
-from supervisor.adapters.hyper_connection import AnyResponse, HTTPConnection
-from supervisor.adapters.requests_errors import translated
-from supervisor.adapters.requests_raw import RawResponse
-from supervisor.adapters.requests_tls import Certificate, Verification, context_for
+from supervisor.adapters.either.connection import AnyResponse, HTTPConnection
+from supervisor.adapters.sessions.errors import translated
+from supervisor.adapters.sessions.raw import RawResponse
+from supervisor.adapters.sessions.tls import Certificate, Verification, context_for
 
 Seconds = float | None
 DECODED: Final = "gzip, deflate"

@@ -202,6 +202,18 @@ async def test_window_updates_for_what_was_sent_are_free() -> None:
         await peer.barrier()
 
 
+@pytest.mark.bulk
+async def test_credit_for_each_of_many_tiny_responses_is_free() -> None:
+    """W8: three bytes each, for which a client says WINDOW_UPDATE twice, as httpx does."""
+    async with besieged(FEW) as siege:
+        peer = siege.attacker
+        for stream_id in range(1, 4 * FEW.max_window_updates, 2):
+            peer.send(frames.headers(stream_id, GET, end_stream=True))
+            size = len((await peer.expect(Type.DATA, stream_id)).body)
+            peer.send(frames.window_update(0, size) + frames.window_update(stream_id, size))
+        await peer.barrier()
+
+
 async def _download(peer: RawPeer, *, streams: int) -> int:
     """Read whole responses, returning credit for each 8 KiB on the stream and on the connection; how many updates."""
     updates = 0

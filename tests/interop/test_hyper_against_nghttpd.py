@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.adapters.http20 import HTTP20Connection
+from supervisor.adapters.http20.connection import HTTP20Connection
 from tests.interop.bodies import BIG, big_blocks, big_digest, resident_bytes
 from tests.interop.peers import Nghttpd, RunningNghttpd
 from tests.support.proxies import elsewhere, proxying

@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 
 from actors.errors import Misuse
-from supervisor.adapters import aioh2_streams
-from supervisor.adapters.aioh2_errors import NoSuchStream
-from supervisor.adapters.aioh2_streams import MOST_KNOWN, MOST_UNREAD, Entry, Numbers, Streams
+from supervisor.adapters.aio import streams as aioh2_streams
+from supervisor.adapters.aio.errors import NoSuchStream
+from supervisor.adapters.aio.streams import MOST_KNOWN, MOST_UNREAD, Entry, Numbers, Streams
 
 
 class FakeStream:

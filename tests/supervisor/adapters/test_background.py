@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from actors.errors import Closed, Misuse
-from supervisor.adapters.background import Background, Bell, background
+from supervisor.adapters.blocking.background import Background, Bell, background
 
 
 def test_one_loop_serves_all_threads() -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from actors import errors
 from actors.errors import LinkError, Outcome
-from supervisor.adapters import blocking_errors
-from supervisor.adapters.blocking_errors import HTTP20Error, translated
+from supervisor.adapters.blocking import errors as blocking_errors
+from supervisor.adapters.blocking.errors import HTTP20Error, translated
 
 OURS = [
     each

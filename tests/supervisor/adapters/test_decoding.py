@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.errors import ProtocolViolation
-from supervisor.adapters.blocking_errors import UndecodableBody
-from supervisor.adapters.decoding import MOST_CODINGS, Decoder, decoder_for
+from supervisor.adapters.blocking.decoding import MOST_CODINGS, Decoder, decoder_for
+from supervisor.adapters.blocking.errors import UndecodableBody
 from tests.supervisor.adapters.served import BOMB
 
 TEXT = b"the quick brown fox jumps over the lazy dog " * 500

@@ -8,7 +8,7 @@ import pytest
 
 from actors.errors import InvalidHeaders
 from actors.headers import Headers
-from supervisor.adapters.header_map import HTTPHeaderMap
+from supervisor.adapters.blocking.header_map import HTTPHeaderMap
 
 
 def test_a_name_has_all_its_values_whatever_its_case() -> None:

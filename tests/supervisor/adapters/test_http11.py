@@ -27,10 +27,10 @@ from actors.errors import (
     TlsFailed,
     TransportLost,
 )
-from supervisor.adapters.header_map import HTTPHeaderMap
-from supervisor.adapters.http11 import HTTP11Connection
-from supervisor.adapters.http11_errors import ChunkedDecodeError, IncompleteRead, TLSUpgrade
-from supervisor.adapters.http11_exchanges import MOST_EXCHANGES
+from supervisor.adapters.blocking.header_map import HTTPHeaderMap
+from supervisor.adapters.http11.connection import HTTP11Connection
+from supervisor.adapters.http11.errors import ChunkedDecodeError, IncompleteRead, TLSUpgrade
+from supervisor.adapters.http11.exchanges import MOST_EXCHANGES
 from tests.supervisor.adapters.http11_servers import (
     LONG,
     Stdlib,
@@ -560,6 +560,7 @@ def test_a_connection_that_cannot_be_made_says_why() -> None:
         (lambda c: c.endheaders(), http.client.CannotSendHeader, r"putrequest\(\) comes before"),
         (lambda c: c.send(b"x"), http.client.CannotSendHeader, r"endheaders\(\) comes before"),
         (lambda c: c.request("POST", "/", 42), TypeError, "a body is bytes"),
+        (lambda c: c.request("POST", "/", {"a": "b"}), TypeError, "not a mapping: encode it first"),
         (lambda c: c.request("POST", "/", [1, 2]), ValueError, "parts of a body are bytes, not int"),
         (lambda c: c.request("GET", "/a b"), http.client.InvalidURL, "cannot be sent"),
         (lambda c: c.request("GET", "/\u00e4"), http.client.InvalidURL, "in ASCII"),

@@ -15,9 +15,9 @@ import pytest
 from actors.errors import Closed, InvalidHeaders, LinkError, Misuse
 from actors.server_stream import ServerStream
 from actors.settings import Limits
-from supervisor.adapters.blocking_errors import UndecodableBody
-from supervisor.adapters.http20 import HTTP20Connection
-from supervisor.adapters.http20_requests import MOST_BODY_OF_GET
+from supervisor.adapters.blocking.errors import UndecodableBody
+from supervisor.adapters.http20.connection import HTTP20Connection
+from supervisor.adapters.http20.requests import MOST_BODY_OF_GET
 from tests.supervisor.adapters.served import LINES, LONG, InThread, answers, in_thread
 
 

@@ -27,8 +27,8 @@ from actors.errors import (
     TransportLost,
 )
 from actors.server_stream import ServerStream
-from supervisor.adapters.blocking_errors import Disconnected
-from supervisor.adapters.http20 import HTTP20Connection
+from supervisor.adapters.blocking.errors import Disconnected
+from supervisor.adapters.http20.connection import HTTP20Connection
 from tests.supervisor.adapters.served import InThread, answers, in_thread
 from tests.support import frames
 from tests.support.certificates import Authority
@@ -366,7 +366,9 @@ def test_tls_with_a_server_that_chooses_no_http2(authority: Authority) -> None:
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A program with every warning an error, which must end by itself."""
-    source = "from supervisor.adapters.http20 import HTTP20Connection\nimport sys\n" + textwrap.dedent(program)
+    source = "from supervisor.adapters.http20.connection import HTTP20Connection\nimport sys\n" + textwrap.dedent(
+        program
+    )
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", source, *arguments],
         cwd=ROOT,

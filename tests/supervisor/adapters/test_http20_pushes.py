@@ -11,7 +11,7 @@ import pytest
 
 from actors.errors import LinkError, Misuse
 from actors.server_stream import ServerStream
-from supervisor.adapters.http20 import HTTP20Connection
+from supervisor.adapters.http20.connection import HTTP20Connection
 from tests.supervisor.adapters.served import LONG, InThread, in_thread
 
 ended: SimpleQueue[tuple[str, bool]] = SimpleQueue()

@@ -17,8 +17,8 @@ import pytest
 
 from actors.errors import Closed, LinkError, Misuse
 from actors.server_stream import ServerStream
-from supervisor.adapters.background import background
-from supervisor.adapters.http20 import HTTP20Connection
+from supervisor.adapters.blocking.background import background
+from supervisor.adapters.http20.connection import HTTP20Connection
 from tests.supervisor.adapters.served import LONG, InThread, answers, in_thread
 
 THREADS = 8

@@ -342,7 +342,7 @@ def test_an_interruption_between_a_request_and_its_response_mixes_nothing_up(
     url = f"https://localhost:{old.port}"
     session.get(url)
     with monkeypatch.context() as patched:
-        patched.setattr("supervisor.adapters.hyper_connection.HTTPConnection.get_response", interrupted)
+        patched.setattr("supervisor.adapters.either.connection.HTTPConnection.get_response", interrupted)
         with pytest.raises(KeyboardInterrupt):
             session.get(f"{url}/interrupted")
     assert session.get(f"{url}/next").text == "/next"

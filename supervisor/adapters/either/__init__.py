@@ -1,0 +1,1 @@
+"""Whichever HTTP the server speaks: the rooms behind :mod:`supervisor.adapters.hyper`."""

@@ -1,0 +1,1 @@
+"""requests' sessions: the rooms behind :mod:`supervisor.adapters.requests`."""
