@@ -67,8 +67,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    late: list[list[str]] = []
     with_loop = functools.partial(
         _run,
+        late,
         virtual=pyfuncitem.get_closest_marker("virtual_time") is not None,
         debug=pyfuncitem.get_closest_marker("bulk") is None,
     )
@@ -84,6 +86,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     logger.addHandler(errors)
     try:
         outcome = yield
+        if late:
+            _collect(late)
     finally:
         logger.removeHandler(errors)
         pyfuncitem.obj = test
@@ -100,7 +104,8 @@ def _sync(test: Callable[..., Awaitable[None]], run: Callable[[Callable[[], Awai
     return runs
 
 
-def _run(test: Callable[[], Awaitable[None]], *, virtual: bool, debug: bool) -> None:
+def _run(late: list[list[str]], test: Callable[[], Awaitable[None]], *, virtual: bool, debug: bool) -> None:
+    """Run a test, or one example of it; what it gives cause to complain of later goes to ``late``."""
     __tracebackhide__ = True
     complaints: list[str] = []
 
@@ -119,11 +124,18 @@ def _run(test: Callable[[], Awaitable[None]], *, virtual: bool, debug: bool) -> 
     factory = JumpingLoop if virtual else asyncio.SelectorEventLoop
     with asyncio.Runner(debug=debug, loop_factory=factory) as runner:
         runner.run(body())
-    # Here, so that whatever was left behind complains inside the test that left it.
+    if complaints:
+        pytest.fail("\n".join(complaints), pytrace=False)
+    late.append(complaints)
+
+
+def _collect(late: list[list[str]]) -> None:
+    """Have whatever was left behind complain inside the test that left it, after the last of its examples."""
+    __tracebackhide__ = True
     gc.collect()
     if next(_runs) % _FREEZE_EVERY == 0:
         gc.freeze()  # reports of tests gather: at the end of a long run the collection would take twenty times as long
-    if complaints:
+    if complaints := [complaint for each in late for complaint in each]:
         pytest.fail("\n".join(complaints), pytrace=False)
 
 
