@@ -161,9 +161,9 @@ class Staff:
         ready = [each for each in active if each.phase is Phase.READY]
         if not ready and (why := self._hopeless(active)):
             return Plan(give_up=why)
-        if self.hopeless is not None:
-            return Plan()  # the others have begun as well, and may fare better
         missing = self.wanted - len(active)
+        if self.hopeless is not None and missing >= 0:
+            return Plan()  # the others have begun as well, and may fare better
         old = [each for each in ready if each.generation < self.generation or each.tired]
         # Beside those that have served for long, one that is missing, starting, or to be replaced may be in a loop.
         if not missing and not old and all(now - each.since >= LIVED_WELL for each in ready) and ready == active:

@@ -252,6 +252,15 @@ def test_the_others_that_start_are_waited_for_before_that_is_the_end() -> None:
     assert (world.gave_up, world.numbers) == ("no such module", 3)
 
 
+def test_fewer_that_are_wanted_meanwhile_are_fewer_at_once() -> None:
+    """M2: also while it is open whether any of them can start."""
+    world = World(4)
+    world.ends("worker-1", "no such module", hopeless=True)
+    world.staff.change(1)
+    world.goes_on()
+    assert (len(world.of(Phase.STARTING)), world.gave_up) == (1, None)
+
+
 def test_once_another_became_ready_one_that_was_asked_wrongly_is_like_any_other_failure() -> None:
     """A handler that fails on import in one worker only."""
     world = World(2)
