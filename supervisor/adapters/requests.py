@@ -7,7 +7,7 @@ muxlink's as its cause.
 from __future__ import annotations
 
 import http.client
-import threading
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
@@ -21,8 +21,9 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import default_headers, get_encoding_from_headers, prepend_scheme_if_needed, select_proxy
 
 from actors.errors import LinkError, Misuse
-from actors.settings import Limits
-from supervisor.adapters.either.connection import AnyResponse, HTTPConnection
+from actors.settings import Limits, check_limits
+from supervisor.adapters.blocking.turns import Turns
+from supervisor.adapters.either.connection import FORCED, AnyResponse, HTTPConnection
 from supervisor.adapters.sessions.errors import translated
 from supervisor.adapters.sessions.raw import RawResponse
 from supervisor.adapters.sessions.tls import Certificate, Verification, context_for
@@ -59,10 +60,14 @@ class HTTP20Adapter(BaseAdapter):
         super().__init__()
         if type(pool_maxsize) is not int or pool_maxsize < 1:
             raise Misuse(f"pool_maxsize is a number of connections from 1 on, not {pool_maxsize!r}")
+        if force_proto not in FORCED:
+            raise Misuse(f'force_proto is "h2", "http/1.1" or None, not {force_proto!r}')
+        if limits is not None:
+            check_limits(limits)
         self.pool_maxsize: Final = pool_maxsize
         self._force_proto = force_proto
         self._limits = limits
-        self._lock = threading.Lock()
+        self._lock: Final = Turns()
         self._pool: OrderedDict[_Route, HTTPConnection] = OrderedDict()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -115,7 +120,8 @@ class HTTP20Adapter(BaseAdapter):
         response = requests.Response()
         response.status_code = answer.status
         response.headers = CaseInsensitiveDict()
-        for name, value in answer.getheaders():
+        for raw_name, raw_value in answer.headers.iter_raw():
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
             known = response.headers.get(name)
             response.headers[name] = value if known is None else f"{known}, {value}"
         response.encoding = get_encoding_from_headers(response.headers)
@@ -177,8 +183,10 @@ def _again(pool_maxsize: int, force_proto: str | None, limits: Limits | None) ->
 
 
 def _pair(cert: object) -> Certificate:
-    if cert is None or isinstance(cert, str):
-        return cert
+    if isinstance(cert, tuple) and len(cert) == 2 and cert[1] is None:
+        cert = cert[0]  # which holds the key, too
+    if cert is None or isinstance(cert, (str, os.PathLike)):
+        return cert if cert is None else os.fspath(cert)
     if isinstance(cert, tuple) and len(cert) == 2:
         return str(cert[0]), str(cert[1])
     raise requests.exceptions.SSLError(f"cert is a file, or a pair of certificate and key, not {type(cert).__name__}")
@@ -187,7 +195,7 @@ def _pair(cert: object) -> Certificate:
 def _times(timeout: object, request: requests.PreparedRequest) -> tuple[Seconds, Seconds]:
     """For connecting and reading; urllib3's Timeout is taken, too."""
     if timeout is not None and hasattr(timeout, "connect_timeout"):
-        pair = (timeout.connect_timeout, timeout.read_timeout)  # type: ignore[attr-defined]
+        pair = _of_urllib3(timeout)
     else:
         pair = timeout if isinstance(timeout, tuple) else (timeout, timeout)
     if len(pair) != 2 or any(each is not None and type(each) not in (int, float) for each in pair):
@@ -195,16 +203,30 @@ def _times(timeout: object, request: requests.PreparedRequest) -> tuple[Seconds,
     return pair
 
 
+def _of_urllib3(timeout: Any) -> tuple[Seconds, Seconds]:
+    if timeout.total is None:
+        return timeout.connect_timeout, timeout.read_timeout
+    begun = timeout.clone()  # urllib3 tells how long reading may take once a connection is begun
+    begun.start_connect()
+    reading = begun.read_timeout
+    return timeout.connect_timeout, None if reading is None else round(reading, 2)
+
+
 def _proxy_of(url: str) -> tuple[str | None, int | None, dict[str, str] | None]:
     """Where a proxy is, and what it is told of us."""
     if not url:
         return None, None, None
-    parts = urlsplit(prepend_scheme_if_needed(url, "http"))  # type: ignore[no-untyped-call]
+    shown = url.rpartition("@")[2]
+    refused = requests.exceptions.InvalidProxyURL(f"a proxy is http://HOST:PORT, for tunnels by CONNECT, not {shown!r}")
+    try:
+        parts = urlsplit(prepend_scheme_if_needed(url, "http"))  # type: ignore[no-untyped-call]
+        port = parts.port or 80
+    except ValueError:
+        raise refused from None  # the cause shows the password
     if parts.scheme != "http" or not parts.hostname:
-        shown = url.rpartition("@")[2]
-        raise requests.exceptions.InvalidProxyURL(f"a proxy is http://HOST:PORT, for tunnels by CONNECT, not {shown!r}")
+        raise refused
     headers = None
     if parts.username is not None:
         basic = requests.auth._basic_auth_str(unquote(parts.username), unquote(parts.password or ""))
         headers = {"Proxy-Authorization": basic}
-    return parts.hostname, parts.port or 80, headers
+    return parts.hostname, port, headers

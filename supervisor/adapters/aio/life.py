@@ -201,9 +201,12 @@ class Life:
         once; each holds when the peer has acknowledged it. Raises Misuse for any other.
         """
         end = self._check_open()
+        if not isinstance(new_settings, Mapping):
+            raise Misuse(f"settings are a mapping of numbers to values, not {type(new_settings).__name__}")
         unknown = [code for code in new_settings if code not in SETTINGS]
         if unknown:
-            raise Misuse(f"setting {int(unknown[0])} cannot change: 3, 4, 5 and 6 can (RFC 9113, 6.5.2)")
+            odd = int(unknown[0]) if isinstance(unknown[0], int) else repr(unknown[0])
+            raise Misuse(f"setting {odd} cannot change: 3, 4, 5 and 6 can (RFC 9113, 6.5.2)")
         changes: dict[str, Any] = {SETTINGS[code]: value for code, value in new_settings.items()}
         self._limits = evolve(self._limits, **changes)
         start(_change(end, self._limits), "aioh2 settings")

@@ -157,7 +157,10 @@ async def bind(
     _check_port(wanted, 0)
     _check_family(family)
     check_backlog(backlog)
-    hosts = [host] if isinstance(host, str) or host is None else list(host)
+    hosts = list(host) if isinstance(host, Iterable) and not isinstance(host, str) else [host]
+    for odd in hosts:
+        if not isinstance(odd, (str, type(None))):
+            raise Misuse(f"a host is a name or an address, or a list of those, not {odd!r}")
     listening: list[sockets.socket] = []
     try:
         for each in hosts:

@@ -33,6 +33,8 @@ class _HeldOpen:
 
 
 _HELD_OPEN: Final = _HeldOpen()
+MOST_DIGITS: Final = 4
+"""Of a status: more are none, and Python takes no more than it likes."""
 
 
 class H2Protocol(Life):
@@ -115,7 +117,7 @@ class H2Protocol(Life):
             raise Misuse("a client sends requests: start_request(headers)")
         pseudo, fields = split(to_pairs(headers))
         given = pseudo.pop(b":status", None)
-        if given is None or not given.isdigit() or pseudo:
+        if given is None or not given.isdigit() or len(given) > MOST_DIGITS or pseudo:
             odd = f" and no {min(pseudo).decode()!r}" if pseudo else ""
             raise InvalidHeaders(f"a response has a ':status', such as '200'{odd}")
         status = int(given)

@@ -19,15 +19,26 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
 
 
+def decodes(codings: Iterable[bytes]) -> bool:
+    """Whether a body with these codings comes decoded."""
+    return bool(_names(codings))
+
+
+def _names(codings: Iterable[bytes]) -> list[bytes]:
+    """The codings to be undone, in the order in which they were done; none where one is not known."""
+    names = [name for each in codings for name in each.lower().replace(b" ", b"").split(b",") if name]
+    names = [name for name in names if name != b"identity"]
+    return names if all(name in _INFLATERS for name in names) else []
+
+
 def decoder_for(codings: Iterable[bytes]) -> Decoder | None:
     """What decodes a body whose ``content-encoding`` names these codings; None where it stays as it is.
 
     It stays as it is without a coding, and with one that is not known here, such as br. Raises UndecodableBody for
     more codings than anyone has a use for.
     """
-    names = [name for each in codings for name in each.lower().replace(b" ", b"").split(b",") if name]
-    names = [name for name in names if name != b"identity"]
-    if not names or any(name not in _INFLATERS for name in names):
+    names = _names(codings)
+    if not names:
         return None
     if len(names) > MOST_CODINGS:
         raise UndecodableBody(f"the body is encoded {len(names)} times over: no more than {MOST_CODINGS} are decoded")
@@ -142,4 +153,6 @@ def _deflate(name: str) -> Inflater:
     return Inflater(name, zlib.MAX_WBITS)
 
 
+OF_THE_CODING: Final = ("content-encoding", "content-length")
+"""What http.client's names do not show of a body that comes decoded: programs that know them would decode it again."""
 _INFLATERS: Final = {b"gzip": _gzip, b"x-gzip": _gzip, b"deflate": _deflate}

@@ -159,6 +159,10 @@ class HTTPHeaderMap:
         values = [value.decode("latin-1") for given, value in self._pairs if given.lower() == wanted]
         return values or failobj
 
+    def getlist(self, name: Text) -> list[str]:
+        """What :meth:`get_all` gives, under urllib3's name; nothing where there is none."""
+        return self.get_all(name) or []
+
 
 MutableMapping.register(HTTPHeaderMap)  # by what it does; its iteration gives pairs, which no mapping's does
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from supervisor.adapters.blocking.errors import BadAddress, BadArgument, BadHeader, BadPath, InvalidBody
+from supervisor.adapters.blocking.errors import BadAddress, BadArgument, BadCall, BadHeader, BadPath, InvalidBody
 from supervisor.adapters.blocking.header_map import HTTPHeaderMap
 
 Text = str | bytes
@@ -19,8 +19,31 @@ SAFE: Final = ("GET", "HEAD", "OPTIONS", "TRACE")
 """Methods that change nothing, however often (RFC 9110, 9.2.1)."""
 EXPECTS_BODY: Final = ("PATCH", "POST", "PUT")
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_BLANKS: Final = re.compile(r"[\x00-\x20\x7f]")
 _FORBIDDEN: Final = re.compile(rb"[\x00\r\n]")
 _LONGEST: Final = 10 * 86_400.0
+
+
+def check_size(size: object) -> None:
+    """Raise BadCall for what is no number of bytes to read."""
+    if size is not None and type(size) is not int:
+        raise BadCall(f"how much to read is a number of bytes, not {type(size).__name__}")
+
+
+def check_transfer(blocksize: object, source_address: object = None) -> None:
+    """Raise BadArgument for what files cannot be read by, and for what a socket cannot be bound to."""
+    if type(blocksize) is not int or blocksize < 1:
+        raise BadArgument(f"blocksize is a number of bytes from 1 on, not {blocksize!r}")
+    match source_address:
+        case None | (str(), int()):
+            return
+    raise BadArgument(f"a source_address is a pair of a host and a port, which may be 0, not {source_address!r}")
+
+
+def shown(url: str) -> str:
+    """An address for people: without its query, which may hold secrets."""
+    path, mark, _ = url.partition("?")
+    return f"{path}?..." if mark else path
 
 
 class Readable(Protocol):
@@ -56,6 +79,22 @@ def host_and_port(host: str, port: int | None, default: int) -> tuple[str, int]:
     if type(number) is not int or not 0 < number < 65_536:
         raise BadAddress(f"a port is from 1 to 65535, not {number!r}")
     return name, number
+
+
+def origin_of(host: str, port: int | None, default: int) -> tuple[str, int]:
+    """The same of a host that is no proxy, and has no credentials before an @. Raises InvalidURL."""
+    name, number = host_and_port(host, port, default)
+    if "@" in name:
+        raise BadAddress("credentials do not belong in a host: use an Authorization header")
+    return name, number
+
+
+def check_line(method: str, path: str) -> None:
+    """Raise BadPath for what cannot be in the first line of a request over HTTP/1.1."""
+    if not _TOKEN.fullmatch(method):
+        raise BadPath(f"the method {method!r} is not a token, such as GET (RFC 9110, 9.1)")
+    if not path.isascii() or _BLANKS.search(path):
+        raise BadPath(f"the path {shown(path)!r} cannot be sent: quote all but printable ASCII")
 
 
 def _shown(host: str) -> str:
@@ -105,6 +144,13 @@ def fields_of(headers: HeaderFields | None) -> list[tuple[bytes, Text | int]]:
     except (TypeError, ValueError, AttributeError):
         raise BadHeader("headers are a mapping or pairs of names and values, each str or bytes") from None
     return found
+
+
+def for_proxy(headers: Mapping[str, str] | None) -> Mapping[str, str]:
+    """What a proxy is told beside where to. Raises BadHeader."""
+    if headers is not None and not isinstance(headers, Mapping):
+        raise BadHeader(f"the headers for a proxy are a mapping of names to values, not {type(headers).__name__}")
+    return headers or {}
 
 
 def framing(
@@ -165,9 +211,9 @@ def _piece(part: object) -> Bytes:
 
 def header_of(name: object, values: tuple[object, ...]) -> tuple[str, bytes]:
     """A header field as it is sent, several values joined by commas. Raises BadHeader."""
-    shown = name.decode("latin-1") if isinstance(name, bytes) else name
-    if not isinstance(shown, str) or not _TOKEN.fullmatch(shown) or not values:
-        raise BadHeader(f"the header {shown!r} has a name that cannot be sent, or no value")
+    known = name.decode("latin-1") if isinstance(name, bytes) else name
+    if not isinstance(known, str) or not _TOKEN.fullmatch(known) or not values:
+        raise BadHeader(f"the header {known!r} has a name that cannot be sent, or no value")
     parts = []
     for value in values:
         text = str(value) if isinstance(value, int) else value
@@ -176,10 +222,10 @@ def header_of(name: object, values: tuple[object, ...]) -> tuple[str, bytes]:
         except UnicodeEncodeError:
             part = None
         if not isinstance(part, bytes) or _FORBIDDEN.search(part):
-            # The value is not shown: it may be a secret.
-            raise BadHeader(f"the header {shown!r} has a value that cannot be sent: give str in latin-1, bytes or int")
+            # The value is not known: it may be a secret.
+            raise BadHeader(f"the header {known!r} has a value that cannot be sent: give str in latin-1, bytes or int")
         parts.append(part.strip(b" \t"))
-    return shown, b", ".join(parts)
+    return known, b", ".join(parts)
 
 
 def chunk(piece: Bytes) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -22,6 +20,7 @@ from supervisor.adapters.blocking.errors import (
 )
 from supervisor.adapters.blocking.flow import AHEAD, BLOCK, Flow, Request
 from supervisor.adapters.blocking.line import Line, Target
+from supervisor.adapters.blocking.turns import Turns
 from supervisor.link import Link
 from supervisor.link_state import LinkState
 
@@ -36,8 +35,7 @@ class Service:
         self.target = target
         self._first: Link | None = _made(target)  # at once, so that what can never work is said at once
         self._line: Line | None = None
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lock: Final = Turns()
 
     @property
     def connected(self) -> bool:
@@ -65,8 +63,6 @@ class Service:
         return line
 
     def _living(self) -> Line:
-        if self._pid != os.getpid():  # forked, perhaps while another thread had the lock
-            self._pid, self._lock = os.getpid(), threading.Lock()
         with self._lock:
             line = self._line
             if line is None or not line.usable:
@@ -142,6 +138,11 @@ class Exchange:
     def over(self) -> bool:
         """Whether all of the response has come, or none of it will any more."""
         return self._flow.ended or self._flow.error is not None
+
+    @property
+    def upload_over(self) -> bool:
+        """Whether nothing more of the request is sent."""
+        return self._flow.upload_over
 
     # --- the request --------------------------------------------------------------------------------------------------
 

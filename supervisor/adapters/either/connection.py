@@ -23,11 +23,13 @@ from supervisor.adapters.blocking.parts import (
     Timeout,
     dechunked,
     fields_of,
+    for_proxy,
     host_and_port,
     pieces,
     seconds,
     text_of,
 )
+from supervisor.adapters.blocking.turns import Turns
 from supervisor.adapters.either.upgrade import Upgrade
 from supervisor.adapters.http11.connection import HTTP11Connection
 from supervisor.adapters.http11.errors import ConnectedAlready
@@ -37,7 +39,7 @@ from supervisor.adapters.http20.response import HTTP20Push, HTTP20Response
 
 AnyResponse = HTTP11Response | HTTP20Response
 HTTP1: Final = "http/1.1"
-_FORCED: Final = (None, "h2", HTTP1)
+FORCED: Final = (None, "h2", HTTP1)
 
 
 class _Mine(threading.local):
@@ -86,7 +88,7 @@ class HTTPConnection:
         """
         if secure not in (None, True, False) or type(secure) in (int, float):
             raise BadArgument(f"secure is True or False, not {secure!r}: a time-out is given as timeout=")
-        if force_proto not in _FORCED:
+        if force_proto not in FORCED:
             raise BadArgument(f'force_proto is "h2", "http/1.1" or None, not {force_proto!r}')
         if context is not None and ssl_context is None:
             ssl_context = context
@@ -110,7 +112,7 @@ class HTTPConnection:
         if force_proto is None and (source_address is not None or _says_more(proxy_headers)):
             self._proto = HTTP1
         self._debug = 0
-        self._lock = threading.Lock()
+        self._lock: Final = Turns()
         self._mine = _Mine()
         self._chunks: dict[int, Dechunker] = {}
         """By a request's id, what takes its chunks apart that HTTP/2 has none of."""
@@ -231,6 +233,11 @@ class HTTPConnection:
         """The socket over HTTP/1.1; None over HTTP/2, where many responses share one, and before."""
         return None if self._two is not None else self._made_one.sock
 
+    @sock.setter
+    def sock(self, sock: None) -> None:
+        # urllib does, so that a response is the last of its connection.
+        self._made_one.sock = sock
+
     def ping(self, opaque_data: bytes | str = b"\x00" * 8) -> float:
         """Send PING over HTTP/2 and return the round trip in seconds. Raises Misuse over HTTP/1.1, which has none."""
         side = self._side()
@@ -255,7 +262,7 @@ class HTTPConnection:
         headers have ``Transfer-Encoding``, that it is not in chunks yet. Raises LinkError.
         """
         if headers is not None and not isinstance(headers, Mapping):
-            headers = list(headers)  # they are looked at twice
+            headers = fields_of(headers)  # they are looked at twice
         side = self._side()
         try:
             return self._request(side, method, url, body, headers, encode_chunked)
@@ -462,8 +469,8 @@ def context_for_both() -> ssl.SSLContext:
 def _says_more(headers: Mapping[str, str] | None) -> bool:
     """Whether a proxy is to be told what only HTTP/1.1 tells it."""
     return any(
-        name.lower() != "proxy-authorization" or not value.lower().startswith("basic ")
-        for name, value in (headers or {}).items()
+        str(name).lower() != "proxy-authorization" or not str(value).lower().startswith("basic ")
+        for name, value in for_proxy(headers).items()
     )
 
 

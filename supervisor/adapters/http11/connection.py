@@ -7,7 +7,6 @@ socket of its own, so no thread waits for another; sockets that are idle are use
 
 from __future__ import annotations
 
-import http.client
 import socket
 import ssl
 from collections.abc import Mapping
@@ -17,8 +16,9 @@ from typing import Any, Final, Self
 from attrs import evolve
 
 from supervisor.adapters.blocking.errors import (
+    BadAddress,
     BadArgument,
-    BadPath,
+    BadCall,
     Disconnected,
     NotOpen,
     UnknownStream,
@@ -29,11 +29,14 @@ from supervisor.adapters.blocking.parts import (
     RequestBody,
     Text,
     Timeout,
+    check_line,
+    check_transfer,
     chunk,
     fields_of,
     framing,
     header_of,
     host_and_port,
+    origin_of,
     pieces,
     seconds,
     text_of,
@@ -72,11 +75,12 @@ class HTTP11Connection:
         """
         context = _one_context(ssl_context, context)
         encrypts = context is not None if secure is None else bool(secure)
-        self.host, self.port = host_and_port(host, port, 443 if encrypts else 80)
+        self.host, self.port = origin_of(host, port, 443 if encrypts else 80)
         self.secure = encrypts or (secure is None and self.port == 443)
         self.ssl_context = context
         self.timeout = timeout
         connecting, reading = seconds(timeout)
+        check_transfer(blocksize, source_address)
         proxy = None
         if proxy_host is not None:
             proxy = Proxy.of(*host_and_port(proxy_host, proxy_port, 8080), proxy_headers)
@@ -127,7 +131,7 @@ class HTTP11Connection:
 
     def set_tunnel(self, host: str, port: int | None = None, headers: Mapping[str, str] | None = None) -> None:
         """Use the host that the connection was made for as a proxy, and have a tunnel to this one, as http.client."""
-        name, number = host_and_port(host, port, 443 if self.secure else 80)
+        name, number = origin_of(host, port, 443 if self.secure else 80)
         self._exchanges.none("ask for a tunnel")
         first = self._to if self._to.proxy is None else self._to.proxy
         self._to = evolve(self._to, host=name, port=number, proxy=Proxy.of(first.host, first.port, headers))
@@ -165,10 +169,9 @@ class HTTP11Connection:
         self.endheaders(body, encode_chunked=encode, final=True)
 
     def putrequest(self, method: Text, url: Text, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
-        """Begin a request. Raises CannotSend where this thread has begun one that is not sent."""
+        """Begin a request. Raises BadPath, and CannotSend where this thread has begun one that is not sent."""
         verb, selector = text_of(method, "a method"), text_of(url, "a path")
-        if not verb or not selector.isascii():
-            raise BadPath(f"a request needs a method and a path in ASCII, quoted where need be, not {selector!r}")
+        check_line(verb, selector)
         line = {"url": selector, "skip_host": skip_host, "skip_accept_encoding": skip_accept_encoding}
         exchange = self._exchanges.begin(self._to, verb, line)
         self._put_line(exchange)
@@ -176,12 +179,9 @@ class HTTP11Connection:
     def _put_line(self, exchange: Exchange) -> None:
         try:
             exchange.wire.putrequest(exchange.method, **exchange.line)
-        except ValueError as error:
+        except ValueError as error:  # of what goes into the line, only the host was not looked at
             self._exchanges.forget(exchange)
-            raise BadPath.because(f"the method cannot be sent: {error}", error) from error
-        except http.client.InvalidURL as error:
-            self._exchanges.forget(exchange)
-            raise BadPath.because(f"the path cannot be sent: {error}", error) from error
+            raise BadAddress.because(f"there can be no host {self._to}: {error}", error) from error
 
     def putheader(self, header: Text, *values: Text | int, replace: bool = False) -> None:
         """Add a header to the request that this thread has begun, or put it in the place of those of its name.
@@ -333,6 +333,12 @@ class HTTP11Connection:
         """The socket of this thread's request, or else one that is idle, as http.client has it."""
         wire = self._exchanges.newest()
         return None if wire is None else wire.sock
+
+    @sock.setter
+    def sock(self, sock: None) -> None:
+        if sock is not None:
+            raise BadCall("sock can be set to None, which closes what is idle: a connection makes its own sockets")
+        self._exchanges.drop_idle()
 
 
 def _one_context(first: ssl.SSLContext | None, second: ssl.SSLContext | None) -> ssl.SSLContext | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from actors.errors import ConnectFailed, LinkError, Outcome, ProtocolViolation, TlsFailed
 from actors.tls import tls_failed
@@ -24,6 +26,9 @@ from supervisor.adapters.blocking.errors import (
     TimedOut,
     TlsUnusable,
 )
+
+_SETTINGS: Final = re.compile(r"\x00[\x00-\x40][^\n]?\x04")
+"""What HTTP/2 begins with: a frame's length, and that it is one of SETTINGS."""
 
 
 class CannotSendHeader(CannotSend, http.client.CannotSendHeader):
@@ -113,6 +118,8 @@ def translated(where: str, *, waits: str) -> Iterator[None]:
         raise _lost(Disconnected, f"the connection to {where} was closed while we {waits}", error) from error
     except http.client.HTTPException as error:
         said = ascii(str(error))[:120]  # an answer may hold anything
+        if isinstance(error, http.client.BadStatusLine) and _SETTINGS.match(str(error)):
+            said = 'it is HTTP/2, which is spoken in plaintext by HTTP20Connection, and with force_proto="h2"'
         raise InvalidResponseError.because(f"what {where} answers is no HTTP/1.1: {said}", error) from error
     except TimeoutError as error:
         raise _lost(ReadTimedOut, f"{where} was silent for too long while we {waits}", error) from error

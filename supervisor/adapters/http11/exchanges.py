@@ -11,6 +11,7 @@ from attrs import define, field
 
 from supervisor.adapters.blocking.errors import CannotSend, Disconnected, ResponseNotReady, TooMuch
 from supervisor.adapters.blocking.parts import SAFE
+from supervisor.adapters.blocking.turns import Turns
 from supervisor.adapters.http11.errors import CannotSendHeader, ConnectedAlready
 from supervisor.adapters.http11.wire import Destination, Wire
 
@@ -54,13 +55,21 @@ class Exchanges:
 
     def __init__(self) -> None:
         # It is taken again by a response that is collected while we hold it.
-        self._lock: Final = threading.RLock()
+        self._lock: Final = Turns(threading.RLock, self._forked)
         self._idle: Final[list[Wire]] = []
         self._live: weakref.WeakSet[Wire] = weakref.WeakSet()
         self._pending: Final[deque[Exchange]] = deque()
         self._askers: Final[weakref.WeakSet[threading.Thread]] = weakref.WeakSet()
         """Threads that make requests of their own, and so want the responses to no others."""
         self.debug = 0
+
+    def _forked(self) -> None:
+        """In a forked child: its parent goes on with every socket, and with every request."""
+        for wire in list(self._live):
+            wire.leave()
+        self._live = weakref.WeakSet()
+        self._idle.clear()
+        self._pending.clear()
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -163,6 +172,14 @@ class Exchanges:
         """Raise ConnectedAlready where there is one."""
         if self.any():
             raise ConnectedAlready(f"there is a connection already: {purpose} before it")
+
+    def drop_idle(self) -> None:
+        """Close those that no request goes over."""
+        with self._lock:
+            idle = list(self._idle)
+            self._idle.clear()
+        for wire in idle:
+            self.discard(wire)
 
     def newest(self) -> Wire | None:
         """That of this thread's request, or else one that is idle."""

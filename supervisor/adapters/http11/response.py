@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.client
 import io
 import socket
@@ -12,11 +13,13 @@ from typing import Final, Self, TypeVar
 
 from actors.errors import LinkError
 from actors.settings import Limits
-from supervisor.adapters.blocking.decoding import Decoder, decoder_for
+from supervisor.adapters.blocking.decoding import OF_THE_CODING, Decoder, decoder_for
 from supervisor.adapters.blocking.errors import BadCall, NotOpen, TooMuch
 from supervisor.adapters.blocking.header_map import HTTPHeaderMap
+from supervisor.adapters.blocking.parts import check_size
+from supervisor.adapters.blocking.turns import Turns
 from supervisor.adapters.http11.errors import ChunkedDecodeError, IncompleteRead, translated
-from supervisor.adapters.http11.wire import RawResponse, Wire
+from supervisor.adapters.http11.wire import RawResponse, Wire, left_behind
 
 D = TypeVar("D")
 PIECE: Final = 64 * 1024
@@ -36,8 +39,6 @@ class HTTP11Response(io.BufferedIOBase):
         self.version: int = raw.version
         """10 or 11, as http.client has it."""
         self.code = self.status
-        self.msg: http.client.HTTPMessage = raw.msg
-        """The headers as http.client has them."""
         self.chunked = bool(raw.chunked)
         self.will_close = bool(raw.will_close)
         self.url = url
@@ -46,7 +47,7 @@ class HTTP11Response(io.BufferedIOBase):
         self._wire: Wire | None = wire
         self._where = where
         self._done: Callable[[Wire], None] | None = done
-        self._lock = threading.RLock()
+        self._lock: Final = Turns(threading.RLock)
         self._buffer = bytearray()
         self._decoder: Decoder | None = decoder_for(self.headers.get(b"content-encoding", []))
         self._error: LinkError | None = None
@@ -56,6 +57,9 @@ class HTTP11Response(io.BufferedIOBase):
         if raw.length == 0 and raw.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
             self._decoder = None  # a body that is not there is not encoded either
             self._over()
+        self._fields = _without_coding(raw.msg) if self._decoder is not None else raw.msg
+        self.msg: http.client.HTTPMessage = self._fields
+        """The headers as http.client has them: less Content-Encoding and Content-Length where the body is decoded."""
 
     # --- the body -----------------------------------------------------------------------------------------------------
 
@@ -65,6 +69,7 @@ class HTTP11Response(io.BufferedIOBase):
         gzip and deflate are decoded, unless ``decode_content`` is False from the first read on. Raises
         http.client.IncompleteRead where the connection ends before the body, and ReadTimedOut.
         """
+        check_size(amt)
         with self._lock:
             while amt is None or amt < 0 or len(self._buffer) < amt:
                 wanted = PIECE if amt is None or amt < 0 else min(PIECE, amt - len(self._buffer))
@@ -81,11 +86,17 @@ class HTTP11Response(io.BufferedIOBase):
         del self._buffer[:end]
         return data
 
-    def read1(self, amt: int = -1) -> bytes:
+    def read1(self, amt: int | None = -1) -> bytes:
         """Up to ``amt`` bytes, as soon as there are any."""
+        check_size(amt)
         with self._lock:
-            most = PIECE if amt < 0 else amt
+            most = PIECE if amt is None or amt < 0 else amt
             return self._cut(most) if self._buffer or not most else self._next(most, True)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """The next line with its end, or up to ``size`` bytes of it."""
+        check_size(size)
+        return super().readline(size)
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         """Fill the buffer, less at the body's end, and say with how many bytes."""
@@ -96,6 +107,7 @@ class HTTP11Response(io.BufferedIOBase):
 
     def peek(self, amt: int = -1) -> bytes:
         """What is there without taking it; some bytes, unless the body is at its end."""
+        check_size(amt)
         with self._lock:
             if not self._buffer:
                 self._buffer += self._next(PIECE if amt <= 0 else amt, True)
@@ -107,6 +119,7 @@ class HTTP11Response(io.BufferedIOBase):
 
     def stream(self, amt: int = PIECE, decode_content: bool = True) -> Iterator[bytes]:
         """The body in pieces of at most ``amt`` bytes, as they come."""
+        check_size(amt)
         most = amt if amt > 0 else PIECE
         while True:
             with self._lock:
@@ -139,6 +152,9 @@ class HTTP11Response(io.BufferedIOBase):
             raise self._error.with_outcome(self._error.outcome) from self._error.__cause__
         if wire is None or raw.length == 0:
             return b""
+        if wire.inherited:
+            self._leave(wire)
+            return self._piece(most)
         try:
             with translated(self._where, waits="read the body"):
                 if wire.closed:
@@ -153,7 +169,8 @@ class HTTP11Response(io.BufferedIOBase):
             if isinstance(error, IncompleteRead):
                 self._error = self._incomplete(error)
                 raise self._error from error.__cause__
-            self._error = error if isinstance(error, LinkError) else None
+            interrupted = f"reading the response from {self._where} was interrupted, and it is not complete: ask again"
+            self._error = error if isinstance(error, LinkError) else NotOpen(interrupted)
             raise
         if raw.chunked and (raw.chunk_left or 0) < 0:
             self._over(broken=True)
@@ -162,6 +179,13 @@ class HTTP11Response(io.BufferedIOBase):
         if raw.isclosed() or not data:
             self._over(broken=raw.will_close)
         return data
+
+    def _leave(self, wire: Wire) -> None:
+        """In a forked child: the parent goes on reading."""
+        left_behind.append(self._raw)
+        self._wire = self._done = None
+        wire.leave()
+        self._error = NotOpen(f"the response from {self._where} belongs to the process that was forked")
 
     def _incomplete(self, error: IncompleteRead) -> IncompleteRead:
         kind = ChunkedDecodeError if self._raw.chunked else IncompleteRead
@@ -206,12 +230,12 @@ class HTTP11Response(io.BufferedIOBase):
 
     def getheader(self, name: str, default: D | None = None) -> str | D | None:
         """The values of a header joined by commas, or ``default``, as http.client gives them."""
-        values = self.msg.get_all(name)
+        values = self._fields.get_all(name)
         return ", ".join(values) if values else default
 
     def getheaders(self) -> list[tuple[str, str]]:
         """The headers as pairs of str."""
-        return list(self.msg.items())
+        return list(self._fields.items())
 
     def isclosed(self) -> bool:
         """Whether the body was read to its end, or the response was closed."""
@@ -221,7 +245,7 @@ class HTTP11Response(io.BufferedIOBase):
         return True
 
     def info(self) -> http.client.HTTPMessage:
-        return self.msg
+        return self._fields
 
     def getcode(self) -> int:
         return self.status
@@ -251,7 +275,9 @@ class HTTP11Response(io.BufferedIOBase):
     def close(self) -> None:
         """Have no more of it; where the body is not at its end, its connection is closed."""
         wire = self._wire
-        if wire is not None:
+        if wire is not None and wire.inherited:
+            self._leave(wire)
+        elif wire is not None:
             wire.abandon()  # first, so that a thread that reads does not keep us waiting
             with self._lock:
                 self._over(broken=True)
@@ -264,6 +290,13 @@ class HTTP11Response(io.BufferedIOBase):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _without_coding(message: http.client.HTTPMessage) -> http.client.HTTPMessage:
+    less = copy.copy(message)
+    for name in OF_THE_CODING:
+        del less[name]
+    return less
 
 
 def _map_of(message: http.client.HTTPMessage) -> HTTPHeaderMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import os
 import select
 import socket
 import ssl
@@ -18,6 +19,7 @@ from attrs import field, frozen
 
 from actors.errors import LinkError
 from supervisor.adapters.blocking.errors import BadArgument, BadCall, NotOpen
+from supervisor.adapters.blocking.parts import for_proxy, header_of
 from supervisor.adapters.http11.errors import (
     ProxyFailed,
     TLSUpgrade,
@@ -30,6 +32,8 @@ CONNECT_SECONDS: Final = 10.0
 """For making a connection, where no time-out is given."""
 ALPN: Final = ("http/1.1",)
 _MOST_INFORMATIONAL: Final = 100
+left_behind: Final[list[object]] = []
+"""What was inherited from parent processes; collected, it would wait for threads that are not here."""
 
 
 @lru_cache(maxsize=1)
@@ -53,8 +57,9 @@ class Proxy:
 
     @classmethod
     def of(cls, host: str, port: int, headers: Mapping[str, str] | None) -> Proxy:
-        """A proxy; credentials before an @ in its host become its Proxy-Authorization."""
-        given = tuple((headers or {}).items())
+        """A proxy; credentials before an @ in its host become its Proxy-Authorization. Raises BadHeader."""
+        checked = (header_of(name, (value,)) for name, value in for_proxy(headers).items())
+        given = tuple((name, value.decode("latin-1")) for name, value in checked)
         secret, at, host = host.rpartition("@")
         if at:
             basic = base64.b64encode(unquote(secret).encode()).decode("ascii")
@@ -85,15 +90,21 @@ class RawResponse(http.client.HTTPResponse):
     """http.client's response, which also keeps trailers, and skips every 1xx but 101."""
 
     trailers: http.client.HTTPMessage | None = None
+    _heads = 0
 
     def begin(self) -> None:
         super().begin()
-        for _ in range(_MOST_INFORMATIONAL):
-            if not 100 < self.status < 200 or self.status == http.HTTPStatus.SWITCHING_PROTOCOLS:
-                return
+        while 100 < self.status < 200 and self.status != http.HTTPStatus.SWITCHING_PROTOCOLS:
             self.headers = self.msg = None  # type: ignore[assignment]  # what makes http.client read the next head
             super().begin()
-        raise http.client.HTTPException("informational responses without end")
+
+    def _read_status(self) -> tuple[str, int, str]:
+        # Here, since http.client itself skips any number of 100.
+        self._heads += 1
+        if self._heads > _MOST_INFORMATIONAL:
+            raise http.client.HTTPException("informational responses without end")
+        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        return found
 
     def _read_and_discard_trailer(self) -> None:
         self.trailers = http.client.parse_headers(self.fp)
@@ -121,6 +132,12 @@ class Wire(http.client.HTTPConnection):
         self.closed = False
         """Whether its owner wants nothing of it any more."""
         self._socket: socket.socket | None = None
+        self._pid = os.getpid()
+
+    @property
+    def inherited(self) -> bool:
+        """Whether its socket is that of a parent process, which goes on with it."""
+        return self._pid != os.getpid()
 
     def connect(self) -> None:
         """Dial, ask the proxy, and shake hands. Raises ConnectFailed and TlsFailed."""
@@ -158,6 +175,17 @@ class Wire(http.client.HTTPConnection):
         if self.closed:
             self.drop()
             raise NotOpen(f"the connection to {self.to} was closed")
+
+    def leave(self) -> None:
+        """Close this process's copy of an inherited socket, and touch nothing else.
+
+        A thread that the fork left behind may hold the lock of the file that reads from it.
+        """
+        left_behind.append(self)
+        self.closed = True
+        sock, self.sock, self._socket = self._socket, None, None
+        if sock is not None and (number := sock.detach()) >= 0:
+            os.close(number)
 
     def abandon(self) -> None:
         """Close it for good, and end what another thread may be waiting for on it."""

@@ -31,6 +31,7 @@ from supervisor.adapters.blocking.parts import (
     RequestBody,
     Text,
     Timeout,
+    check_transfer,
     fields_of,
     host_and_port,
     pieces,
@@ -43,6 +44,8 @@ from supervisor.adapters.http20.response import HTTP20Push, HTTP20Response
 
 __all__ = ("HTTP20Connection", "HTTP20Push", "HTTP20Response")
 
+MOST_STALE: Final = 64
+"""Requests that are over, and are still remembered by their ids."""
 MOST_WAITING: Final = 10_000
 """Requests of one connection whose responses nobody has asked for."""
 
@@ -101,6 +104,7 @@ class HTTP20Connection:
             self.proxy_host, self.proxy_port = host_and_port(proxy_host, proxy_port, 8080)
         self._secure = secure
         self._push = bool(enable_push)
+        check_transfer(blocksize)
         self._blocksize = blocksize
         self._limits = limits if limits is not None else Limits()
         self._numbers: Final = itertools.count(1, 2)
@@ -358,6 +362,9 @@ class HTTP20Connection:
             exchange.end()
         if sent.open:
             self._sending[number] = sent
+            if len(self._sending) > MOST_STALE:  # of those that were given up, nobody says that they are complete
+                for each in [each for each, begun in list(self._sending.items()) if begun.given_up]:
+                    self._sending.pop(each, None)
         try:
             head = exchange.head(self._reading)
         except BaseException:
@@ -373,7 +380,7 @@ class HTTP20Connection:
     def _awaited(self, stream_id: int | None) -> tuple[int, Begun]:
         """The request whose response is asked for; it will not be given again."""
         if stream_id is not None:
-            sent = self._sent.pop(stream_id, None)
+            sent = self._sent.pop(_id(stream_id), None)
             if sent is None:
                 raise UnknownStream(f"no request awaits its response as {stream_id!r}: each is given once")
             return stream_id, sent
@@ -390,7 +397,7 @@ class HTTP20Connection:
         With ``capture_all``, those that are still to come, too: it waits for the response to end. Raises
         ResponseNotReady, UnknownStream, and while iterating ReadTimedOut.
         """
-        exchange = self._mine.exchange if stream_id is None else self._live.get(stream_id)
+        exchange = self._mine.exchange if stream_id is None else self._live.get(_id(stream_id))
         if exchange is None and stream_id is not None:
             raise UnknownStream(f"there is no request {stream_id!r}, or its response is gone")
         if exchange is None and self._mine.last is None:
@@ -408,11 +415,13 @@ class HTTP20Connection:
         mine = self._mine
         while mine.waiting and mine.waiting[0] not in self._sent:  # asked for by id
             mine.waiting.popleft()
+        if len(mine.waiting) > 2 * len(self._sent) + MOST_STALE:  # the first may never be asked for
+            mine.waiting = deque(each for each in mine.waiting if each in self._sent)
         mine.waiting.append(number)
         mine.last = number
 
     def _number(self, stream_id: int | None, what: str) -> int:
-        number = self._mine.last if stream_id is None else stream_id
+        number = self._mine.last if stream_id is None else _id(stream_id)
         if number is None:
             raise CannotSend(f"putrequest() comes before {what}")
         return number
@@ -427,6 +436,12 @@ class HTTP20Connection:
 
     def __repr__(self) -> str:
         return f"<HTTP20Connection to {self._origin}>"
+
+
+def _id(stream_id: int) -> int:
+    if type(stream_id) is not int:
+        raise UnknownStream(f"there is no request {stream_id!r}: its id is the number that request() returned")
+    return stream_id
 
 
 class _Mine(threading.local):

@@ -14,7 +14,7 @@ from attrs import define
 from actors.errors import LinkError
 from actors.headers import CONNECTION_SPECIFIC, Pair, Text, check_fields, declared_length, request_head
 from supervisor.adapters.blocking.errors import BadBody, BadCall, BadPath, TooMuch, translated
-from supervisor.adapters.blocking.parts import RequestBody, pieces, text_of
+from supervisor.adapters.blocking.parts import RequestBody, for_proxy, pieces, shown, text_of
 from supervisor.adapters.blocking.service import Exchange
 
 BODYLESS: Final = ("GET", "HEAD")
@@ -38,6 +38,11 @@ class Begun:
     """Bytes of body that its headers promise."""
     given: int = 0
     """Bytes of body that were given."""
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nothing more of it can be sent."""
+        return self.exchange is not None and self.exchange.upload_over
 
     def checked(self) -> list[Pair]:
         """The header fields as they go out. Raises BadPath and BadHeader for what HTTP/2 forbids."""
@@ -79,7 +84,14 @@ def check_line(method: str, path: str) -> None:
     try:
         request_head(method, "https", "authority", path, ())
     except LinkError as error:
-        raise BadPath(str(error)) from None
+        if "?" not in path:
+            raise BadPath(str(error)) from None
+    else:
+        return
+    check_line(method, "/")  # it may be the method's fault
+    raise BadPath(
+        f"the path {shown(path)!r} must begin with '/' and hold printable ASCII but '#': percent-encode the rest"
+    )
 
 
 def path_of(url: Text) -> str:
@@ -102,7 +114,7 @@ def without_connection(fields: list[tuple[bytes, Any]]) -> list[tuple[bytes, Tex
 def credentials_of(headers: Mapping[str, str] | None) -> str:
     """What a proxy's URL says of the user. Raises BadCall for headers that no tunnel is asked for with."""
     found = ""
-    for name, value in (headers or {}).items():
+    for name, value in for_proxy(headers).items():
         kind, _, encoded = str(value).partition(" ")
         if str(name).lower() != "proxy-authorization" or kind.lower() != "basic":
             raise BadCall(f"the proxy is told nothing but Basic Proxy-Authorization: leave {str(name)!r} out")

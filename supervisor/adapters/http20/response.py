@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import http.client
 import io
-import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
 from actors.client_stream import PushedStream
 from actors.exchange import ResponseHead
-from supervisor.adapters.blocking.decoding import Decoder, decoder_for
+from supervisor.adapters.blocking.decoding import OF_THE_CODING, Decoder, decoder_for, decodes
 from supervisor.adapters.blocking.errors import (
     BadCall,
     HTTP20Error,
@@ -20,7 +19,11 @@ from supervisor.adapters.blocking.errors import (
     UndecodableBody,
 )
 from supervisor.adapters.blocking.header_map import HTTPHeaderMap
+from supervisor.adapters.blocking.parts import check_size, shown
 from supervisor.adapters.blocking.service import AHEAD, BLOCK, Exchange
+from supervisor.adapters.blocking.turns import Turns
+
+_BODILESS: Final = (204, 304)
 
 
 class HTTP20Response(io.BufferedIOBase):
@@ -38,6 +41,7 @@ class HTTP20Response(io.BufferedIOBase):
     debuglevel = 0
     chunked = False
     will_close = False
+    _msg: Any = None
 
     def __init__(
         self, head: ResponseHead, exchange: Exchange, *, url: str, timeout: float | None, most: int, bodiless: bool
@@ -51,14 +55,14 @@ class HTTP20Response(io.BufferedIOBase):
         self._timeout = timeout
         self._most = most
         codings = head.headers.all("content-encoding")
-        self._codings: list[bytes] = [] if bodiless or not codings else codings
+        self._codings: list[bytes] = [] if bodiless or not codings or head.status in _BODILESS else codings
         self._decoder: Decoder | None = None
         self._decodes: bool | None = None
         """Whether what was read was decoded; None as long as nothing was."""
         self._buffer = b""
         self._at = 0
         self._finished = False
-        self._lock = threading.Lock()
+        self._lock: Final = Turns()
         self._trailers: HTTPHeaderMap | None = None
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -69,7 +73,7 @@ class HTTP20Response(io.BufferedIOBase):
         Raises ReadTimedOut (a TimeoutError), UndecodableBody, NotOpen where it was closed before its end, TooMuch where
         the rest of an encoded body is more than may be decoded at a time, and the stream's error.
         """
-        _check_size(amt)
+        check_size(amt)
         with self._lock:
             self._begin(decode_content)
             if amt is None or amt < 0:
@@ -78,7 +82,7 @@ class HTTP20Response(io.BufferedIOBase):
 
     def read1(self, n: int = -1, /) -> bytes:
         """What there is of the body, up to ``n`` bytes, waiting only where nothing is; raises as :meth:`read` does."""
-        _check_size(n)
+        check_size(n)
         with self._lock:
             self._begin(True)
             return self._take(n if n >= 0 else AHEAD) if n and self._fill(1) else b""
@@ -91,7 +95,7 @@ class HTTP20Response(io.BufferedIOBase):
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """The next line with its end, or up to ``size`` bytes of it; raises as :meth:`read` does."""
-        _check_size(size)
+        check_size(size)
         with self._lock:
             self._begin(True)
             return self._gather(None if size is None or size < 0 else size, until=b"\n")
@@ -213,27 +217,39 @@ class HTTP20Response(io.BufferedIOBase):
     # --- what http.client's has, too ----------------------------------------------------------------------------------
 
     @property
-    def msg(self) -> http.client.HTTPMessage:
-        """The headers as http.client gives them: ``response.msg["content-type"]`` is a str or None."""
-        message = http.client.HTTPMessage()
-        for name, value in self.headers.iter_raw():
-            message[name.decode("latin-1")] = value.decode("latin-1")
-        return message
+    def msg(self) -> Any:
+        """The headers as http.client gives them: ``response.msg["content-type"]`` is a str or None.
+
+        Content-Encoding and Content-Length are not among them where the body comes decoded: programs that know
+        http.client alone would decode it again.
+        """
+        return self.info() if self._msg is None else self._msg
+
+    @msg.setter
+    def msg(self, msg: Any) -> None:  # urllib keeps the reason there
+        self._msg = msg
 
     def info(self) -> http.client.HTTPMessage:
-        """The same as :attr:`msg`."""
-        return self.msg
+        """The headers; the same as :attr:`msg`."""
+        message = http.client.HTTPMessage()
+        for name, value in self.getheaders():
+            message[name] = value
+        return message
 
     def getheader(self, name: str, default: Any = None) -> Any:
-        """The value of a header as str, several of them joined by commas, or ``default``."""
-        value = self.headers.text(name)
+        """The value of a header as str, several of them joined by commas, or ``default``; see :attr:`msg`."""
+        hidden = self._codings and name.lower() in OF_THE_CODING and decodes(self._codings)
+        value = None if hidden else self.headers.text(name)
         if value is not None or default is None or isinstance(default, str) or not hasattr(default, "__iter__"):
             return default if value is None else value
         return ", ".join(default)
 
     def getheaders(self) -> list[tuple[str, str]]:
-        """The headers as pairs of str."""
-        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers.iter_raw()]
+        """The headers as pairs of str; see :attr:`msg`."""
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers.iter_raw()]
+        if self._codings and decodes(self._codings):
+            return [pair for pair in pairs if pair[0].lower() not in OF_THE_CODING]
+        return pairs
 
     def getcode(self) -> int:
         """The status."""
@@ -249,7 +265,7 @@ class HTTP20Response(io.BufferedIOBase):
         return self.url
 
     def __repr__(self) -> str:
-        return f"<HTTP20Response {self.status} from {self.url}>"
+        return f"<HTTP20Response {self.status} from {shown(self.url)}>"
 
 
 class HTTP20Push:
@@ -296,9 +312,4 @@ class HTTP20Push:
         return b"".join((self.scheme, b"://", self.authority, self.path)).decode("latin-1")
 
     def __repr__(self) -> str:
-        return f"<HTTP20Push {self.method.decode('latin-1')} {self._what()}>"
-
-
-def _check_size(size: object) -> None:
-    if size is not None and type(size) is not int:
-        raise BadCall(f"how much to read is a number of bytes, not {type(size).__name__}")
+        return f"<HTTP20Push {self.method.decode('latin-1')} {shown(self._what())}>"

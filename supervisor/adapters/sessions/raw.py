@@ -28,6 +28,9 @@ class RawResponse(io.BufferedIOBase):
         self._answer = answer
         self._request = request
         self._original_response = _Original(answer.msg)
+        self.decode_content = False
+        """Whether a read that does not say otherwise decodes gzip and deflate."""
+        self._told = 0
 
     @contextmanager
     def _in_requests_words(self) -> Iterator[None]:
@@ -36,9 +39,30 @@ class RawResponse(io.BufferedIOBase):
         except LinkError as error:
             raise translated(error, self._request, in_body=True) from error
 
-    def read(self, amt: int | None = None, decode_content: bool = False) -> bytes:
+    def read(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
         with self._in_requests_words():
-            return self._answer.read(amt, decode_content)
+            data = self._answer.read(amt, self.decode_content if decode_content is None else decode_content)
+        self._told += len(data)
+        return data
+
+    def read1(self, amt: int | None = -1, decode_content: bool | None = None) -> bytes:
+        """Up to ``amt`` bytes, as few as there are; an encoded body that is not decoded is waited for."""
+        decodes = self.decode_content if decode_content is None else decode_content
+        if not decodes and "content-encoding" in self.headers:
+            return self.read(None if amt is None or amt < 0 else amt, decode_content=False)
+        with self._in_requests_words():
+            data = self._answer.read1(-1 if amt is None else amt)
+        self._told += len(data)
+        return data
+
+    @property
+    def data(self) -> bytes:
+        """What is left of the body."""
+        return self.read()
+
+    def tell(self) -> int:
+        """How many bytes were read."""
+        return self._told
 
     def stream(self, amt: int | None = 65_536, decode_content: bool = True) -> Iterator[bytes]:
         """Pieces of at most ``amt`` bytes, as they come."""
@@ -48,6 +72,7 @@ class RawResponse(io.BufferedIOBase):
                 data = self._answer.read1(most) if decode_content else self._answer.read(most, False)
             if not data:
                 return
+            self._told += len(data)
             yield data
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
@@ -63,11 +88,10 @@ class RawResponse(io.BufferedIOBase):
         return self._answer.isclosed()
 
     def getheader(self, name: str, default: str | None = None) -> str | None:
-        value: str | None = self._answer.getheader(name, default)
-        return value
+        return self.headers.text(name, default)
 
     def getheaders(self) -> list[tuple[str, str]]:
-        return self._answer.getheaders()
+        return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self.headers.iter_raw()]
 
     @property
     def trailers(self) -> HTTPHeaderMap:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from actors.errors import Misuse
+from actors.errors import InvalidHeaders, Misuse
 from actors.server_stream import ServerStream
 from actors.settings import Limits
 from supervisor.adapters import aioh2
@@ -515,3 +515,16 @@ async def test_a_server_of_the_house_and_a_client_of_aioh2s_manner_understand_ea
         await client.send_data(stream_id, bytes(1_000_000), end_stream=True)
         assert len(await client.read_stream(stream_id, -1)) == 1_000_000
         assert await client.recv_trailers(stream_id) == [("a", "b")]
+
+
+@pytest.mark.parametrize("status", ["9" * 5000, "12345", "x", "", "-1"])
+async def test_a_status_that_is_none_is_refused_and_another_can_follow(status: str) -> None:
+    async def handler(proto: H2Protocol) -> None:
+        stream_id, _ = await proto.recv_request()
+        with pytest.raises(InvalidHeaders, match=":status"):
+            await proto.start_response(stream_id, {":status": status})
+        await proto.start_response(stream_id, {":status": "204"}, end_stream=True)
+
+    async with linked(handler) as client:
+        stream_id = await client.start_request(GET, end_stream=True)
+        assert await client.recv_response(stream_id) == [(":status", "204")]

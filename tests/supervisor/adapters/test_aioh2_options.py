@@ -13,7 +13,7 @@ from actors.settings import Tls
 from supervisor.adapters import aioh2
 from supervisor.adapters.aioh2 import H2Protocol
 from tests.interop.peers import occupied_port
-from tests.supervisor.adapters.faces import GET, greet, port_of
+from tests.supervisor.adapters.faces import GET, greet, linked, port_of
 from tests.support.certificates import Authority
 
 
@@ -193,3 +193,17 @@ async def test_a_path_that_is_none_is_refused(path: Any) -> None:
     for call in (aioh2.open_unix_connection(path), aioh2.start_unix_server(greet, path)):
         with pytest.raises(Misuse, match="a path is that of a Unix socket"):
             await call
+
+
+@pytest.mark.parametrize("host", [5, b"127.0.0.1", [5], ["127.0.0.1", b"::1"], 1.5])
+async def test_a_host_to_listen_on_that_is_none_is_refused(host: Any) -> None:
+    with pytest.raises(Misuse, match="a host is a name or an address"):
+        await aioh2.start_server(greet, host)
+
+
+@pytest.mark.parametrize("settings", [None, 5, "3", [(3, 1)], {"a": 1}, {1: 0}, {None: 1}])
+async def test_settings_that_are_none_are_refused(settings: Any) -> None:
+    async with linked() as client:
+        with pytest.raises(Misuse, match=r"^(settings are a mapping of|setting .* cannot change)"):
+            client.update_settings(settings)
+        assert client.max_concurrent_streams == 8

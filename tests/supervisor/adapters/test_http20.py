@@ -457,10 +457,9 @@ def test_calls_in_an_order_that_cannot_work(connection: HTTP20Connection) -> Non
 
 def test_an_id_that_was_never_given_and_one_whose_response_was_taken(connection: HTTP20Connection) -> None:
     number = connection.request("GET", "/")
-    for unknown in (99, 2, "1", None):
-        if unknown is not None:
-            with pytest.raises(Misuse, match="no request awaits its response as"):
-                connection.get_response(unknown)  # type: ignore[arg-type]
+    for unknown in (99, 2):
+        with pytest.raises(Misuse, match="no request awaits its response as"):
+            connection.get_response(unknown)
     assert connection.get_response(number).read() == b"/"
     with pytest.raises(Misuse, match="each is given once"):
         connection.get_response(number)
