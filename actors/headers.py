@@ -224,8 +224,10 @@ def _path(path: Text, method: bytes) -> bytes:
 def _checked_path(path: Text) -> bytes:
     raw = to_bytes(path)
     if not _PATH.fullmatch(raw):
+        asked, query, _ = raw.partition(b"?")  # which may be a secret
+        shown = f"{asked!r} and its query" if query else f"{asked!r}"
         raise InvalidHeaders(
-            f"the path {raw!r} must begin with '/' and hold printable ASCII but '#': percent-encode the rest"
+            f"the path {shown} must begin with '/' and hold printable ASCII but '#': percent-encode the rest"
         )
     return raw
 

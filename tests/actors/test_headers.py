@@ -283,6 +283,12 @@ def test_a_bad_path_is_refused_with_the_remedy(path: str | bytes) -> None:
         request_head("GET", "http", "a", path, ())
 
 
+def test_a_path_that_cannot_be_sent_is_named_without_its_query() -> None:
+    with pytest.raises(InvalidHeaders, match=r"the path b'/login' and its query must begin") as refused:
+        request_head("GET", "http", "a", "/login?token=se cret", ())
+    assert "cret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("authority", ["", "a b", "a/b", "user@a", "a?b", "a#b", "a\\b", "é", "a\n"])
 def test_a_bad_authority_is_refused_in_either_place(authority: str) -> None:
     with pytest.raises(InvalidHeaders, match="HOST:PORT"):
