@@ -98,7 +98,7 @@ class Actor(ABC, Generic[M]):
 
     def start(self, *watchers: Ref[Any]) -> Ref[M]:
         """Begin to run; each of ``watchers`` is told Exited when it ends. Raises Misuse the second time."""
-        if self._task is not None:
+        if self._lives():
             raise Misuse(f"{self.name} was started already: an actor lives once")
         for watcher in watchers:
             self._watchers[watcher.tell] = watcher
@@ -178,12 +178,15 @@ class Actor(ABC, Generic[M]):
             case Unwatch(watcher):
                 self._watchers.pop(watcher.tell, None)
             case Kill():
-                if self._task is not None and not self._task.done():
-                    self._record(None, crashed=False)
-                    self._task.cancel()
+                self._kill()
             case _:
                 return False
         return True
+
+    def _kill(self) -> None:
+        if self._task is not None and not self._task.done():
+            self._record(None, crashed=False)
+            self._task.cancel()
 
     def _record(self, cause: BaseException | None, *, crashed: bool) -> None:
         """Set down why the actor ends; the first cause stays."""
@@ -226,12 +229,12 @@ class Actor(ABC, Generic[M]):
         self._last(self._finish, exited)
         watchers, self._watchers = self._watchers, {}
         tracer = self.tracer
+        speaker = tracer.actor, tracer.event
         if tracer.on:
             tracer.actor, tracer.event = self.name, self._last_event()  # speak_as(), written out: once for each request
         for watcher in watchers.values():
             self._last(watcher.tell, exited)
-        if tracer.on:
-            tracer.actor, tracer.event = "caller", 0
+        tracer.actor, tracer.event = speaker  # a guest may end in somebody else's turn
 
     def _last(self, step: Callable[..., object], *args: object) -> None:
         """Take one step of the end: should it fail, those after it are taken all the same."""
@@ -281,10 +284,11 @@ class BodyActor(Actor[M]):
     def enter(self, *watchers: Ref[Any]) -> None:
         """Live in the calling task from now on, instead of one of its own, until :meth:`leave`.
 
-        For a caller that only waits for what the actor's state says: who tells the actor to end does not cancel the
-        task, which is not the actor's, but wakes it. Saves three trips through the loop.
+        For a caller that only waits for what the actor's state says. Who tells the actor to end does not cancel the
+        task, which is not the actor's: the actor ends at once, and its state says so to who waits for it. Saves three
+        trips through the loop.
         """
-        if self._task is not None or self._guest:
+        if self._lives():
             raise Misuse(f"{self.name} was started already: an actor lives once")
         self._guest = True
         for watcher in watchers:
@@ -292,17 +296,17 @@ class BodyActor(Actor[M]):
         loop = asyncio.get_running_loop()
         self._be_born(loop)
         self._begin(loop)
+        if self._crashed is not None:
+            self._tell_end()  # it was told to end before it began
 
     def leave(self, cause: LinkError | None) -> None:
-        """End, in the task that it was entered in."""
-        self._record(cause, crashed=False)
-        self._tell_end()
+        """End, in whatever task; one that has ended stays as it is."""
+        if self.exited is None:
+            self._record(cause, crashed=False)
+            self._tell_end()
 
     def _lives(self) -> bool:
         return self._guest or super()._lives()
-
-    def evicted(self, cause: LinkError | None) -> None:
-        """Runs where the actor should end while it lives in its caller's task: the place to wake that."""
 
     @property
     def ref(self) -> Ref[M]:
@@ -329,6 +333,13 @@ class BodyActor(Actor[M]):
         return True
 
     def signal(self, message: SystemMessage) -> bool:
+        if isinstance(message, Halt):  # the most frequent first
+            if self.exited is not None:
+                return False
+            if self.tracer.on:
+                self._cause_event = self.tracer.noted(self.name, message)
+            self._halt(message.cause)
+            return True
         if self._watched(message):
             return True
         if isinstance(message, GetState):
@@ -336,12 +347,7 @@ class BodyActor(Actor[M]):
             return True
         if self.exited is not None:
             return False
-        if isinstance(message, Halt):
-            if self.tracer.on:
-                self._cause_event = self.tracer.noted(self.name, message)
-            self._halt(message.cause)
-        else:
-            self._signalled(message)
+        self._signalled(message)
         return True
 
     def speak(self) -> None:
@@ -349,16 +355,22 @@ class BodyActor(Actor[M]):
         self.tracer.speak_as(self.name, self._cause_event)
 
     def _halt(self, cause: LinkError | None) -> None:
-        """Cancel the body, once: a second time would disturb its cleaning up.
+        """Cancel the body, once: a second time would disturb its cleaning up. A guest, who has none, ends at once.
 
         The cause is set down first, so that it stays whatever the body makes of it.
         """
         if self._crashed is None:
             self._record(cause, crashed=False)
             if self._guest:
-                self.evicted(cause)
+                self._tell_end()
             elif self._task is not None:
                 self._task.cancel()
+
+    def _kill(self) -> None:
+        if self._guest:
+            self.leave(None)
+        else:
+            super()._kill()
 
     def _run(self) -> Coroutine[Any, Any, None]:
         return self.body()

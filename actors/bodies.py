@@ -1,7 +1,8 @@
 """What a stream's task runs: a handler, a whole request, or a loan.
 
-A server's stream runs the handler (:func:`serve`). A client's runs a whole request (:func:`request`), or lends itself
-to the caller (:func:`open_stream`): it parks, owning deadline and clean-up, while the caller's task reads and writes.
+A server's stream runs the handler (:func:`serve`). A client's runs a whole request (:func:`request`), or is lent to the
+caller (:func:`open_stream`), whose task reads and writes. Where all that is to be sent goes out with the head, it needs
+no task, and is a guest in the caller's.
 """
 
 from __future__ import annotations
@@ -212,7 +213,7 @@ async def request(route: Route, outgoing: Outgoing) -> Response:
         if outgoing.timeout is None:
             await _receive(actor, outgoing, body)
         else:
-            await _within(actor, outgoing, _receive(actor, outgoing, body), whole=True)
+            await _within(actor, outgoing, _receive(actor, outgoing, body))
         return _response(actor)
     except LinkError as error:
         cause = error
@@ -240,7 +241,7 @@ async def _request_apart(route: Route, outgoing: Outgoing) -> Response:
 
     async def run(actor: StreamActor) -> None:
         try:
-            await _within(actor, outgoing, _exchange(actor, outgoing), whole=True)
+            await _within(actor, outgoing, _exchange(actor, outgoing))
         except Exception as error:
             if not result.done():
                 result.set_exception(error)
@@ -280,25 +281,51 @@ class Loan(AbstractAsyncContextManager[ClientStream]):
     No generator: with ten thousand streams open, what each holds is what the garbage collector looks at.
     """
 
-    __slots__ = ("_actor", "_outgoing", "_pushed", "_route")
+    __slots__ = ("_actor", "_deadline", "_outgoing", "_pushed", "_route")
 
     def __init__(self, route: Route, outgoing: Outgoing) -> None:
         self._route = route
         self._outgoing = evolve(outgoing, promised=self._promised) if route.pushes else outgoing
         self._actor: StreamActor | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._pushed: list[StreamActor] | None = None
 
     async def __aenter__(self) -> ClientStream:
         outgoing = self._outgoing
-        actor = self._actor = _start(self._route, outgoing, self._lend)
+        actor = self._begin()
         try:
-            await actor.until(lambda: actor.sent)
+            await actor.until(actor.is_sent)
             if not actor.sent:
                 raise actor.failure()
         except BaseException:
             self.leave()
             raise
         return ClientStream(actor, outgoing.max_body, expects=outgoing.expects and outgoing.body is None)
+
+    def _begin(self) -> StreamActor:
+        """The actor of the stream: a guest of the caller's, unless a body is to be sent meanwhile."""
+        route, outgoing = self._route, self._outgoing
+        body = outgoing.body
+        if body is None:
+            whole = _nothing(outgoing)
+        elif isinstance(body, bytes) and _fits(route, outgoing):
+            whole = body
+        else:
+            actor = self._actor = _start(route, outgoing, self._lend)
+            self._keep_time()
+            return actor
+        actor = self._actor = _stream(route, outgoing, park)
+        actor.enter(route.connection)
+        self._keep_time()
+        try:
+            _open(actor, outgoing, whole)
+        except LinkError as error:
+            actor.fail(error)  # and who waits for the opening raises it
+        return actor
+
+    def _keep_time(self) -> None:
+        if (seconds := self._outgoing.timeout) is not None:
+            self._deadline = asyncio.get_running_loop().call_later(seconds, self._overdue)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -309,15 +336,28 @@ class Loan(AbstractAsyncContextManager[ClientStream]):
         """Take the stream back; what it had not finished is reset."""
         actor = self._actor
         if actor is not None:
+            if self._deadline is not None:
+                self._deadline.cancel()
             actor.promises = None
             for each in (*(self._pushed or ()), actor):
                 each.reset(ErrorCode.CANCEL)
                 each.signal(Halt(None))
 
+    def _overdue(self) -> None:
+        """The time is up: reset the stream, and end it, whatever its caller does meanwhile."""
+        if (actor := self._actor) is not None:
+            late, tracer = _late(actor, self._outgoing), actor.tracer
+            if tracer.on:
+                tracer.speak_as("timer")
+            actor.reset(ErrorCode.CANCEL, late)
+            actor.signal(Halt(late))
+            if tracer.on:
+                tracer.speak_as("caller")
+
     async def _lend(self, actor: StreamActor) -> None:
         outgoing = self._outgoing
         try:
-            await _within(actor, outgoing, _lend(actor, outgoing))
+            await _lend(actor, outgoing)
         except Exception as error:
             ours = error if isinstance(error, LinkError) else None
             actor.reset(ErrorCode.CANCEL, ours or Closed.because(f"{actor.name} was not sent in full", error))
@@ -336,23 +376,22 @@ class Loan(AbstractAsyncContextManager[ClientStream]):
 
 
 def _stream(route: Route, outgoing: Outgoing, body: Body) -> StreamActor:
-    return StreamActor(outgoing.name, route.connection, body, peer=route.peer, terms=route.terms, tracer=route.tracer)
+    actor = StreamActor(outgoing.name, route.connection, body, peer=route.peer, terms=route.terms, tracer=route.tracer)
+    if outgoing.promised is not None:
+        actor.promises = deque()
+    return actor
 
 
 def _start(route: Route, outgoing: Outgoing, body: Body, *watchers: Ref[Exited]) -> StreamActor:
     actor = _stream(route, outgoing, body)
-    if outgoing.promised is not None:
-        actor.promises = deque()
     actor.start(route.connection, *watchers)
     return actor
 
 
-async def _within(
-    actor: StreamActor, outgoing: Outgoing, work: Coroutine[None, None, None], *, whole: bool = False
-) -> None:
-    """Do the work in the time that the whole stream has; the end of the time resets the stream.
+async def _within(actor: StreamActor, outgoing: Outgoing, work: Coroutine[None, None, None]) -> None:
+    """Do the work in the time that the whole request has; the end of the time resets the stream.
 
-    ``whole``: the response is all that is wanted, and where it has come, no time is up.
+    The response is all that is wanted: where it has come, no time is up.
     """
     if outgoing.timeout is None:
         await work
@@ -364,13 +403,17 @@ async def _within(
     except TimeoutError:
         if not deadline.expired():
             raise  # it came out of the caller's own body
-        if whole and actor.outcome is Outcome.COMPLETED and actor.error is None:
+        if actor.outcome is Outcome.COMPLETED and actor.error is None:
             actor.reset(ErrorCode.CANCEL)  # what is left of our side
             return
-        seconds = outgoing.timeout if outgoing.given is None else outgoing.given
-        late = DeadlineExceeded(f"{actor.name} had no whole response within {seconds:g} s", outcome=actor.outcome)
+        late = _late(actor, outgoing)
         actor.reset(ErrorCode.CANCEL, late)
         raise late from None
+
+
+def _late(actor: StreamActor, outgoing: Outgoing) -> DeadlineExceeded:
+    seconds = outgoing.timeout if outgoing.given is None else outgoing.given
+    return DeadlineExceeded(f"{actor.name} had no whole response within {seconds:g} s", outcome=actor.outcome)
 
 
 async def _exchange(actor: StreamActor, outgoing: Outgoing) -> None:
@@ -421,21 +464,25 @@ def _open(actor: StreamActor, outgoing: Outgoing, whole: bytes | None) -> None:
         actor.ref, outgoing.head, whole or b"", trailers, end, outgoing.weight, actor.is_wanted, outgoing.promised
     )
     if whole:
-        actor.terms.memory.take(len(whole))  # until the connection has it in its queue
+        actor.gives(len(whole))
     if not actor.command(opening):
         # The connection says why to the stream, unless it has forgotten.
         raise actor.error or Closed(f"{actor.name} was not sent: its connection has ended")
 
 
+def _nothing(outgoing: Outgoing) -> bytes | None:
+    """What goes out with the head where no body was given: nothing, or None where the caller may send one."""
+    return b"" if outgoing.is_out or outgoing.head[0][1].decode() in BODYLESS_METHODS else None
+
+
 async def _send(actor: StreamActor, outgoing: Outgoing) -> None:
-    """Open the stream and send what the caller gave for its body, if anything."""
+    """Open the stream and send what the caller gave for its body."""
     body = outgoing.body
     if body is None:
-        whole = outgoing.is_out or outgoing.head[0][1].decode() in BODYLESS_METHODS
-        _open(actor, outgoing, b"" if whole else None)
+        _open(actor, outgoing, _nothing(outgoing))
         return
     _open(actor, outgoing, None)
-    await actor.until(lambda: actor.sent)
+    await actor.until(actor.is_sent)
     if actor.error is not None:
         raise actor.failure()
     if outgoing.expects and not await until_continue(actor):

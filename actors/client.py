@@ -17,6 +17,7 @@ from actors.messages import (
     Peer,
     PromiseArrived,
     PushStream,
+    RoomMade,
     Socket,
     StreamFailed,
     WriteOn,
@@ -90,11 +91,19 @@ class ClientConnection(ConnectionActor):
             self._promised[stream_id] = message.promised
         message.stream.tell(Opened(stream_id))
         if message.end and not whole:
-            self.wire.send_data(stream_id, message.body, end=True, trailers=message.trailers or None)
+            self._send_whole(stream_id, message)
         if stream_id + 2 > MAX_STREAM_ID:
             self._spent()
         if self._pulse.asleep:
             self._look(self._loop.time())
+
+    def _send_whole(self, stream_id: int, message: OpenStream) -> None:
+        wire, body = self.wire, message.body
+        held = wire.terms.memory.held
+        wire.send_data(stream_id, body, end=True, trailers=message.trailers or None)
+        if body and wire.terms.memory.held == held:
+            # It did not even have to queue, and then the wire tells of no room: its stream wants to know what has gone.
+            message.stream.tell(RoomMade(len(body)))
 
     def _spent(self) -> LinkError:
         """No more streams: the owner makes another connection, and what is open here finishes (RFC 9113, 5.1.1)."""

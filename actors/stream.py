@@ -70,7 +70,7 @@ class StreamActor(BodyActor[StreamMessage]):
     """One stream of one connection."""
 
     __slots__ = (
-                "_cancel_on_reset",
+        "_cancel_on_reset",
         "_connection",
         "_ended_at",
         "_pieces",
@@ -313,12 +313,13 @@ class StreamActor(BodyActor[StreamMessage]):
 
         future.add_done_callback(come_true)
 
+    def is_sent(self) -> bool:
+        """Whether our HEADERS went out."""
+        return self.sent
+
     def is_over(self) -> bool:
         """Whether both sides have ended; there may be more to read."""
         return self.remote_ended and self.local_ended
-
-    def evicted(self, cause: LinkError | None) -> None:
-        self.fail(cause or Closed(f"{self.name} has ended"))
 
     def _finish(self, exited: Exited) -> None:
         """Whoever still waits is told that the stream is over."""
@@ -456,9 +457,10 @@ class StreamActor(BodyActor[StreamMessage]):
         tracer = self.tracer
         if not tracer.on:
             return self._connection.tell(command) is not False
+        speaker = tracer.actor, tracer.event
         tracer.actor, tracer.event = self.name, self._cause_event  # speak_as(), written out: once for each request
         told = self._connection.tell(command)
-        tracer.actor, tracer.event = "caller", 0
+        tracer.actor, tracer.event = speaker  # the connection's own, where one of its facts brought the command about
         return told is not False
 
     def check_open(self) -> None:
@@ -512,6 +514,11 @@ class StreamActor(BodyActor[StreamMessage]):
             if len(rest) < len(whole):
                 self.reset(ErrorCode.CANCEL)  # the peer has part of what it would take for the whole
             raise
+
+    def gives(self, size: int) -> None:
+        """Count a body that goes along with the head: held until the connection has it in its queue."""
+        self.room -= size
+        self.terms.memory.take(size)
 
     def goes_at_once(self, size: int) -> bool:
         """Whether the next ``size`` bytes surely go out with the connection's next turn, so that nobody need wait."""

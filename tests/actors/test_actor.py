@@ -13,7 +13,7 @@ from attrs import frozen
 from actors.actor import BodyActor, Stop, ask, get_state
 from actors.errors import Closed, DeadlineExceeded, LimitReached, Misuse, TransportLost
 from actors.mailbox import Overflow, Ref, Reply, SystemMessage, Understood
-from actors.messages import Exited, Halt, Resume, Suspend, TraceOff, TraceOn, Unwatch, Watch
+from actors.messages import Exited, Halt, Kill, Resume, Suspend, TraceOff, TraceOn, Unwatch, Watch
 from actors.trace import Recorder, TraceEvent, Tracer
 from actors.turns import MESSAGES_PER_TURN, TurnActor
 
@@ -530,6 +530,47 @@ async def test_cancelling_one_who_waits_for_an_end_harms_no_other() -> None:
     await worker.stop()
     await asyncio.wait(waits)
     assert [task.cancelled() for task in waits] == [False, True, False]
+
+
+# --- guests: body actors in their caller's task -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [Halt(Closed("enough")), Kill()], ids=["Halt", "Kill"])
+async def test_a_guest_that_is_told_to_end_has_ended_at_once_and_its_caller_goes_on(end: SystemMessage) -> None:
+    """R6: there is no task to cancel, and the caller's is left alone."""
+    told: list[Exited] = []
+    runner = Runner(forever)
+    runner.enter(watcher(told))
+    assert (await get_state(runner.ref)).status == "running"
+    runner.signal(end)
+    assert told == [Exited("runner", end.cause if isinstance(end, Halt) else None, crashed=False)]
+    runner.leave(Closed("too late"))
+    runner.signal(end)
+    assert await runner.stop() is told[0]
+    assert len(told) == 1
+    await asyncio.sleep(0)  # would raise, had the task been cancelled
+
+
+async def test_a_guest_that_was_told_to_end_before_it_came_has_ended_as_it_comes() -> None:
+    told: list[Exited] = []
+    runner = Runner(forever)
+    cause = Closed("too late")
+    runner.signal(Halt(cause))
+    runner.enter(watcher(told))
+    assert told == [Exited("runner", cause, crashed=False)]
+
+
+async def test_an_actor_lives_once_as_a_guest_or_in_a_task_of_its_own() -> None:
+    guest, host = Runner(forever), Runner(forever)
+    guest.enter()
+    host.start()
+    for runner in (guest, host):
+        with pytest.raises(Misuse, match="an actor lives once"):
+            runner.enter()
+        with pytest.raises(Misuse, match="an actor lives once"):
+            runner.start()
+    guest.leave(None)
+    await host.stop()
 
 
 # --- watchers ---------------------------------------------------------------------------------------------------------
