@@ -1,199 +1,38 @@
-"""What a stream's task runs: a handler, a whole request, or a loan.
+"""What a client's stream runs: a whole request, or a loan.
 
-A server's stream runs the handler (:func:`serve`). A client's runs a whole request (:func:`request`), or is lent to the
-caller (:func:`open_stream`), whose task reads and writes. Where all that is to be sent goes out with the head, it needs
-no task, and is a guest in the caller's.
+A stream runs a whole request (:func:`request`), or is lent to the caller (:func:`open_stream`), whose task reads and
+writes. Where all that is to be sent goes out with the head, it needs no task, and is a guest in the caller's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import inspect
 import logging
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Final
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 
 from actors.actor import Stop
 from actors.client_stream import ClientStream, response_head_of, until_continue
-from actors.commands import ConnectionMessage
 from actors.errors import (
     Closed,
     DeadlineExceeded,
     ErrorCode,
-    InvalidHeaders,
-    LimitReached,
     LinkError,
     Misuse,
     Outcome,
 )
-from actors.exchange import OutgoingBody, Response, check_weight
-from actors.headers import (
-    HeaderInput,
-    Pair,
-    check_fields,
-    declared_length,
-    request_head,
-)
+from actors.exchange import Response
 from actors.mailbox import Ref, closed_error
-from actors.messages import Exited, Halt, OpenStream, Peer
-from actors.server_stream import Handler, ServerStream
+from actors.messages import Exited, Halt, OpenStream
+from actors.outgoing import BODYLESS_METHODS, Outgoing, Route
 from actors.stream import Body, StreamActor
-from actors.terms import Terms
-from actors.trace import Tracer
 
 logger: Final = logging.getLogger("muxlink.stream")
-
-BODYLESS_METHODS: Final = frozenset(("GET", "HEAD"))
-"""Methods whose side is ended at once where no body is given."""
-
-# --- a server's stream ------------------------------------------------------------------------------------------------
-
-
-def is_coroutine_function(handler: object) -> bool:
-    """Whether calling it gives a coroutine: a coroutine function, a partial of one, or an object with one as call."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    if isinstance(handler, type):
-        return False  # calling a class makes an object, whatever calling the object does
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004  (its kind matters, not whether it is there)
-
-
-def serve(handler: Handler) -> Body:
-    """What a server's stream actor runs for each request. Raises Misuse where ``handler`` is no coroutine function."""
-    if not is_coroutine_function(handler):
-        name = getattr(handler, "__qualname__", repr(handler))
-        if inspect.isasyncgenfunction(handler):
-            raise Misuse(f"the handler {name} is no coroutine function: write 'async def' without 'yield'")
-        raise Misuse(f"the handler {name} is no coroutine function: write 'async def' before its name")
-
-    async def run(actor: StreamActor) -> None:
-        stream = ServerStream(actor)
-        try:
-            await handler(stream)
-        except LinkError as stopped:
-            ours = stopped is actor.given_up
-            actor.given_up = None  # its traceback holds the actor
-            if not ours or actor.error is not None:
-                raise
-            if stream._status and not isinstance(stopped, InvalidHeaders):
-                raise
-            if isinstance(stopped, InvalidHeaders):
-                # No fault of the handler's, and nothing that a peer should be able to fill a log with.
-                logger.info("%s was given up: %s", actor.name, stopped)
-                actor.reset(ErrorCode.INTERNAL_ERROR)
-                return
-            await stream.respond(413 if isinstance(stopped, LimitReached) else 408)
-        except SystemExit as error:
-            raise RuntimeError("the handler called sys.exit(), which would end the whole server") from error
-        if actor.error is not None or actor.local_ended:
-            return
-        if stream._status:
-            actor.end([])
-        else:
-            # The query may hold a secret, and whatever a peer says is shown escaped.
-            asked = ascii(f"{stream.method} {stream.path.partition('?')[0]}")[1:-1]
-            logger.error("%s: the handler returned without a response to %s", actor.name, asked)
-            actor.reset(ErrorCode.INTERNAL_ERROR)
-
-    return run
-
-
-# --- a client's stream ------------------------------------------------------------------------------------------------
-
-
-@frozen
-class Route:
-    """How to reach a connection, as whoever sends requests over it knows it."""
-
-    connection: Ref[ConnectionMessage]
-    peer: Peer
-    terms: Terms
-    tracer: Tracer
-    pushes: bool = False
-    """Whether streams may have others promised along with them."""
-
-
-@frozen
-class Outgoing:
-    """A checked request: ``body`` None leaves our side open."""
-
-    name: str
-    head: list[Pair] = field(repr=False)
-    body: OutgoingBody | None = field(repr=False)
-    trailers: list[Pair] = field(repr=False)
-    weight: int
-    timeout: float | None
-    """Seconds from the opening to the last byte."""
-    max_body: int
-    declared: int | None
-    """What the head's content-length says."""
-    protocol: bool = False
-    """Whether it is an extended CONNECT."""
-    expects: bool = False
-    """Whether its body waits for 100 (RFC 9110, 10.1.1)."""
-    promised: Callable[[StreamActor], None] | None = field(default=None, repr=False)
-    """Gets the actor of each stream that the server promises along with this one; None refuses them all."""
-    is_out: bool = False
-    """Whether all of it went out before, over HTTP/1.1 (RFC 7540, 3.2); it has no ``body`` then."""
-    given: float | None = None
-    """The seconds that the caller gave, where some of them have passed before the opening."""
-
-    def __attrs_post_init__(self) -> None:
-        if isinstance(self.body, str) or (
-            self.body is not None and not isinstance(self.body, (bytes, bytearray, memoryview, Iterable, AsyncIterable))
-        ):
-            raise Misuse(f"a body is bytes, or an iterable of bytes, sync or async; not {type(self.body).__name__}")
-        check_weight(self.weight)
-        if self.timeout is not None and (type(self.timeout) not in (int, float) or not self.timeout > 0):
-            raise Misuse(f"a timeout is a number of seconds above 0, not {self.timeout!r}")
-        if self.body is None and self.trailers:
-            raise Misuse("trailers follow a body that is given, too; otherwise give them to end()")
-        if type(self.max_body) is not int or self.max_body < 0:
-            raise Misuse(f"max_body is a number of bytes, not {self.max_body!r}")
-
-
-def prepare(
-    name: str,
-    method: str,
-    scheme: str,
-    authority: str,
-    path: str,
-    *,
-    headers: HeaderInput,
-    body: OutgoingBody | None,
-    trailers: HeaderInput,
-    weight: int,
-    timeout: float | None,
-    max_body: int,
-    protocol: str | None = None,
-) -> Outgoing:
-    """Check a request before anything is sent; a body of bytes gets its content-length.
-
-    Raises InvalidHeaders and Misuse.
-    """
-    head = request_head(method, scheme, authority, path, headers, protocol=protocol)
-    declared = declared_length(head)
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        size = body.nbytes if isinstance(body, memoryview) else len(body)
-        if declared is None:
-            # RFC 9110, 8.6: a method that gives a body a meaning says so even when it is empty.
-            if (size and method != "CONNECT") or method in ("POST", "PUT", "PATCH"):
-                head.append((b"content-length", b"%d" % size))
-        elif declared != size:
-            raise Misuse(f"content-length says {declared} and the body has {size} bytes: leave the header out")
-    elif body is None and declared and method in BODYLESS_METHODS:
-        raise Misuse(f"content-length says {declared}, and {method} without a body has none: leave the header out")
-    sends = bool(headers) and body != b"" and not (body is None and method in BODYLESS_METHODS)
-    expects = sends and any(n == b"expect" and v.lower() == b"100-continue" for n, v in head)
-    return Outgoing(
-        name, head, body, check_fields(trailers), weight, timeout, max_body, declared, protocol is not None, expects
-    )
 
 
 async def request(route: Route, outgoing: Outgoing) -> Response:

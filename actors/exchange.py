@@ -1,7 +1,8 @@
 """What both sides' streams have, and the responses that come of them.
 
 What user code holds is in ``server_stream.py`` and ``client_stream.py``: they are the stream actor's face, check the
-order of calls and what goes out, and leave the rest to it. What runs in its task is in ``bodies.py``.
+order of calls and what goes out, and leave the rest to it. What runs in its task is in ``handling.py`` and
+``bodies.py``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from attrs import evolve
 
-from actors.bodies import Loan, Outgoing, Route, open_stream, prepare, request
+from actors.bodies import Loan, open_stream, request
 from actors.client import ClientConnection
 from actors.client_stream import ClientStream
 from actors.errors import Closed, LinkError, Misuse, TransportLost
@@ -28,6 +28,7 @@ from actors.exchange import OutgoingBody, Response
 from actors.headers import HeaderInput
 from actors.mailbox import Ref, Reply
 from actors.messages import ConnectionDraining, ConnectionNews, Exited, SendPing
+from actors.outgoing import Outgoing, Route, prepare
 from actors.pulse import Monitor
 from actors.settings import Limits, check_limits
 from actors.trace import Tracer

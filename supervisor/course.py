@@ -11,7 +11,7 @@ from typing import Final
 from attrs import evolve
 
 from actors.addresses import Address
-from actors.bodies import Loan, Outgoing, open_stream
+from actors.bodies import Loan, open_stream
 from actors.client_stream import ClientStream
 from actors.errors import (
     DeadlineExceeded,
@@ -25,6 +25,7 @@ from actors.errors import (
     TransportError,
 )
 from actors.headers import Headers
+from actors.outgoing import Outgoing
 from actors.settings import Retry
 from supervisor.keeper import Keeper
 from supervisor.link_state import LinkState, States

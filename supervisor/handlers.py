@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MethodType, ModuleType
 from typing import Final, cast
 
-from actors.bodies import is_coroutine_function
 from actors.errors import Misuse
+from actors.handling import is_coroutine_function
 from actors.server_stream import Handler
 
 MAIN: Final = "__main__"

@@ -13,13 +13,14 @@ from typing import Final, Self
 from attrs import evolve
 
 from actors.addresses import Endpoint
-from actors.bodies import Outgoing, prepare, request
+from actors.bodies import request
 from actors.client_stream import ClientStream
 from actors.errors import Closed, DeadlineExceeded, LinkError, Misuse, RemoteError
 from actors.exchange import OutgoingBody, Response
 from actors.headers import HeaderInput
 from actors.mailbox import Ref, Reply, check_loop, closed_error
 from actors.messages import Exited, SendPing
+from actors.outgoing import Outgoing, prepare
 from actors.renewal import TlsFiles
 from actors.settings import Backoff, Health, Limits, Retry, Tls, check_debug, check_kind, check_limits
 from actors.stats import ConnectionStats

@@ -11,8 +11,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from typing import Final, Generic, Protocol, TypeVar
 
-from actors.bodies import Route
 from actors.errors import LimitReached, LinkError
+from actors.outgoing import Route
 from actors.settings import Health, Limits
 from actors.stats import ConnectionStats, Recent
 from supervisor.outliers import Outliers

@@ -13,12 +13,12 @@ from typing import ClassVar, Final
 from attrs import frozen
 
 from actors.addresses import Address, Endpoint
-from actors.bodies import Route
 from actors.client import ClientConnection
 from actors.dialling import connect
 from actors.errors import Closed, ConnectFailed, LinkError
 from actors.mailbox import Understood
 from actors.messages import Drain, Halt
+from actors.outgoing import Route
 from actors.settings import Backoff, Health, Limits
 from actors.tls import TlsSide
 from actors.trace import Tracer

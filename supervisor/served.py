@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from actors.bodies import is_coroutine_function
 from actors.commands import ConnectionMessage, OfferAlternative
 from actors.errors import Closed, ErrorCode, LinkError, Misuse
+from actors.handling import is_coroutine_function
 from actors.mailbox import Ref, Reply, closed_error
 from actors.messages import ChangeLimits, Drain, Exited, Peer, SendPing, Watch
 from actors.server_stream import check_alternative

@@ -18,8 +18,8 @@ from attrs import frozen
 
 from actors.acceptor import Acceptor, listen
 from actors.actor import get_state
-from actors.bodies import serve
 from actors.errors import Closed, ErrorCode, LinkError, Misuse
+from actors.handling import serve
 from actors.listener import ListenerActor
 from actors.mailbox import check_loop, closed_error
 from actors.memory import check_quota

@@ -9,9 +9,9 @@ from typing import Any, Final
 from attrs import evolve
 
 from actors.actor import Actor
-from actors.bodies import serve
 from actors.commands import Respond, SendData
 from actors.connection import ConnectionActor
+from actors.handling import serve
 from actors.mailbox import Ref
 from actors.messages import ConnectionLost, Exited, Halt, OpenStream, Peer, StreamMessage
 from actors.server_stream import Handler

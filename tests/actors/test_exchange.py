@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from actors.actor import get_state
-from actors.bodies import open_stream, request, serve
+from actors.bodies import open_stream, request
 from actors.errors import (
     Closed,
     DeadlineExceeded,
@@ -21,6 +21,7 @@ from actors.errors import (
     Outcome,
     StreamReset,
 )
+from actors.handling import serve
 from actors.headers import Headers
 from actors.messages import BytesArrived, Resume, Suspend
 from actors.server_stream import ServerStream

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from actors.actor import get_state
-from actors.bodies import serve
 from actors.errors import Closed
+from actors.handling import serve
 from actors.listener import ListenerActor
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionFact, Drain, SocketAccepted

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.bodies import Route
 from actors.errors import Closed, LimitReached, LinkError
+from actors.outgoing import Route
 from actors.settings import Health, Limits
 from supervisor.outliers import FAILURES, Outliers
 from supervisor.pool import PER_CONNECTION, Connected, Member, Pool, Waiter

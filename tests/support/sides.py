@@ -11,13 +11,14 @@ from hpack import Decoder
 
 from actors.actor import Actor
 from actors.addresses import Endpoint, resolve
-from actors.bodies import Outgoing, Route, prepare, serve
 from actors.client import ClientConnection
 from actors.connection import ConnectionActor
 from actors.dialling import connect
+from actors.handling import serve
 from actors.headers import HeaderInput
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionLost, ConnectionNews, Peer
+from actors.outgoing import Outgoing, Route, prepare
 from actors.server_stream import Handler
 from actors.serving import ServerConnection
 from actors.settings import Health, Limits

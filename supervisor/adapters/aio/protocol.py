@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, Self
 
-from actors.bodies import BODYLESS_METHODS
 from actors.client_stream import ClientStream
 from actors.errors import ErrorCode, InvalidHeaders, LinkError, Misuse, StreamReset
 from actors.headers import HeaderInput
+from actors.outgoing import BODYLESS_METHODS
 from actors.server_stream import ServerStream
 from supervisor.adapters.aio.errors import SendException
 from supervisor.adapters.aio.headers import Texts, of_fields, of_request, split, to_pairs

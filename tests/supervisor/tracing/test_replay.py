@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from actors.bodies import serve
 from actors.commands import ConnectionMessage
 from actors.errors import Closed, LinkError, Misuse
+from actors.handling import serve
 from actors.mailbox import Ref
 from actors.messages import BytesArrived, ConnectionLost, Drain, WritePaused, WriteResumed
 from actors.server_stream import ServerStream
