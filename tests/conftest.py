@@ -27,7 +27,9 @@ import itertools
 import logging
 import re
 import signal
-from collections.abc import Awaitable, Callable, Generator
+import traceback
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -41,6 +43,7 @@ collect_ignore = ["benchmarks"]
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
+_FRAMES = 3
 _FREEZE_EVERY = 64
 _runs = itertools.count(1)
 
@@ -51,7 +54,17 @@ MARKERS = (
 )
 
 
+_walk_stack = traceback.walk_stack
+
+
+def _nearest_frames(f: FrameType | None) -> Iterator[tuple[FrameType, int]]:
+    return itertools.islice(_walk_stack(f), _FRAMES)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # In debug mode asyncio takes down the stack of each future and each handle: with all of pytest's frames, that would
+    # be most of what a test takes.
+    traceback.walk_stack = _nearest_frames
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # In the background of a shell it is ignored, and every process that a test starts would ignore it, too.
         signal.signal(signal.SIGINT, signal.default_int_handler)
