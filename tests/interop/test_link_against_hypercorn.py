@@ -118,5 +118,7 @@ async def _refuses(peer: Running) -> None:
             _, writer = await asyncio.open_connection(host, int(port))
         except ConnectionRefusedError:
             return
+        except ConnectionResetError:
+            continue  # it stopped listening before it had accepted
         writer.close()
         await asyncio.sleep(0.01)
