@@ -106,6 +106,8 @@ async def refuses(url: str) -> None:
                 _, writer = await asyncio.open_connection(host, int(port))
             except ConnectionRefusedError:
                 return
+            except ConnectionResetError:
+                continue  # it stopped listening before it had accepted
             writer.close()
             await asyncio.wait((asyncio.ensure_future(writer.wait_closed()),))
 
